@@ -1,0 +1,201 @@
+import { once } from 'node:events'
+import net from 'node:net'
+import { afterEach, describe, expect, test } from 'vitest'
+import { FramedPath } from './framing.ts'
+import { describePath, expectSame, framed, type PathPair, Recorder, sample, turns } from './path.compliance.ts'
+import { connectTcp, SocketPipe, tcpPath } from './tcp.ts'
+
+const closers: (() => Promise<unknown>)[] = []
+afterEach(async () => {
+  await Promise.all(closers.splice(0).map((close) => close()))
+})
+
+/** A server that keeps what it accepts. */
+async function listen(host: string): Promise<{ port: number; accepted(): Promise<net.Socket>; stop(): Promise<void> }> {
+  const sockets: net.Socket[] = []
+  const server = net.createServer((socket) => {
+    socket.on('error', () => {})
+    sockets.push(socket)
+    server.emit('kept')
+  })
+  server.listen(0, host)
+  await once(server, 'listening')
+  return {
+    port: (server.address() as net.AddressInfo).port,
+    accepted: async () => {
+      if (sockets.length === 0) await once(server, 'kept')
+      return sockets[0]!
+    },
+    stop: async () => {
+      for (const socket of sockets) socket.destroy()
+      await new Promise((resolve) => server.close(resolve))
+    },
+  }
+}
+
+async function tcpPair(bind: string, dial = bind): Promise<PathPair & { socketA: net.Socket; socketB: net.Socket }> {
+  const server = await listen(bind)
+  const socketA = await connectTcp(dial, server.port)
+  const socketB = await server.accepted()
+  const rawB = new SocketPipe(socketB)
+  return {
+    a: tcpPath(socketA),
+    b: new FramedPath('tcp', rawB),
+    rawB,
+    socketA,
+    socketB,
+    waiting: () => socketA.writableLength,
+    teardown: async () => {
+      socketA.destroy()
+      await server.stop()
+    },
+  }
+}
+
+async function pairForTest(): ReturnType<typeof tcpPair> {
+  const pair = await tcpPair('127.0.0.1')
+  closers.push(pair.teardown)
+  return pair
+}
+
+const code = (value: string): unknown => expect.objectContaining({ name: 'PeerlineError', code: value })
+
+describePath('tcp', () => tcpPair('127.0.0.1'))
+
+describe('a path over TCP', () => {
+  test.each([
+    ['IPv4', '127.0.0.1', '127.0.0.1', '127.0.0.1:'],
+    ['IPv6', '::1', '::1', '[::1]:'],
+    ['a DNS name', '127.0.0.1', 'localhost', '127.0.0.1:'],
+  ])('goes over %s', async (_, bind, dial, remote) => {
+    const pair = await tcpPair(bind, dial)
+    closers.push(pair.teardown)
+    const [atA, atB] = [new Recorder(), new Recorder()]
+    pair.a.start(atA)
+    pair.b.start(atB)
+    pair.a.send([sample(100)])
+    pair.b.send([sample(200)])
+    await Promise.all([atA.count(1), atB.count(1)])
+    expectSame([atA.messages[0]!, atB.messages[0]!], [sample(200), sample(100)])
+    expect(pair.a.remote).toBe(`${remote}${pair.socketA.remotePort}`)
+    expect(pair.a.kind).toBe('tcp')
+  })
+
+  test('begins with the bytes that were read already', async () => {
+    const pair = await pairForTest()
+    const bytes = framed(sample(5), sample(6), sample(7))
+    pair.rawB.write([bytes.subarray(12)])
+    const path = tcpPath(pair.socketA, bytes.subarray(0, 12)) // into the length of the second message
+    const atA = new Recorder()
+    path.start(atA)
+    await atA.count(3)
+    expectSame(atA.messages, [sample(5), sample(6), sample(7)])
+  })
+
+  test('paused before start keeps the bytes that were read already', async () => {
+    const pair = await pairForTest()
+    const path = tcpPath(pair.socketA, framed(sample(5), sample(6)))
+    path.pause()
+    const atA = new Recorder()
+    path.start(atA)
+    await turns(5)
+    expect(atA.messages).toEqual([])
+    path.resume()
+    expectSame(atA.messages, [sample(5), sample(6)])
+  })
+
+  test('resumed before start keeps the bytes that were read already', async () => {
+    const pair = await pairForTest()
+    const path = tcpPath(pair.socketA, framed(sample(5)))
+    path.resume()
+    const atA = new Recorder()
+    path.start(atA)
+    await atA.count(1)
+    expectSame(atA.messages, [sample(5)])
+  })
+
+  test('reads a socket that somebody else had looked into and paused', async () => {
+    const pair = await pairForTest()
+    pair.rawB.write([framed(sample(5), sample(6))])
+    const [head] = (await once(pair.socketA, 'data')) as [Buffer]
+    pair.socketA.pause()
+    pair.socketA.unshift(head)
+    const atA = new Recorder()
+    tcpPath(pair.socketA).start(atA)
+    await atA.count(2)
+  })
+
+  test('over a socket that had closed before is told so', async () => {
+    const pair = await pairForTest()
+    pair.socketA.destroy()
+    await once(pair.socketA, 'close')
+    const path = tcpPath(pair.socketA)
+    expect(path.writable).toBe(false)
+    const atA = new Recorder()
+    path.start(atA)
+    expect(await atA.end()).toBe('in order')
+  })
+
+  test('that is reset ends with a typed error', async () => {
+    const pair = await pairForTest()
+    const atA = new Recorder()
+    pair.a.start(atA)
+    pair.socketB.resetAndDestroy()
+    expect(await atA.end()).toBe('ERR_PEERLINE_UNREACHABLE')
+  })
+
+  test('that is reset before start ends with a typed error', async () => {
+    const pair = await pairForTest()
+    pair.socketB.resetAndDestroy()
+    await turns(10)
+    const atA = new Recorder()
+    pair.a.start(atA)
+    expect(await atA.end()).toBe('ERR_PEERLINE_UNREACHABLE')
+  })
+})
+
+describe('connectTcp', () => {
+  test.each(['127.0.0.1', '::1', 'localhost'])('a port of %s where nothing listens is unreachable', async (host) => {
+    const server = await listen(host === '::1' ? '::1' : '127.0.0.1')
+    await server.stop()
+    await expect(connectTcp(host, server.port)).rejects.toThrow(code('ERR_PEERLINE_UNREACHABLE'))
+    await expect(connectTcp(host, server.port)).rejects.toThrow(/nothing listens there/)
+  })
+
+  test('a name that cannot be found is unreachable', async () => {
+    const name = `${'a'.repeat(64)}.invalid` // a label over 63 characters: fails here, no resolver is asked
+    await expect(connectTcp(name, 1)).rejects.toThrow(code('ERR_PEERLINE_UNREACHABLE'))
+  })
+
+  test.each([0, -1, 65_536, 1.5])('port %d is a typed error', async (port) => {
+    const error = await connectTcp('127.0.0.1', port).catch((cause: unknown) => cause)
+    expect(error).toEqual(expect.objectContaining({ name: 'PeerlineError' }))
+  })
+
+  test('the signal ends it before and during, and leaves no connection', async () => {
+    const server = await listen('127.0.0.1')
+    closers.push(server.stop)
+    const controller = new AbortController()
+    const dialling = connectTcp('127.0.0.1', server.port, { signal: controller.signal })
+    controller.abort()
+    await expect(dialling).rejects.toThrow(code('ERR_PEERLINE_ABORTED'))
+    const late = connectTcp('127.0.0.1', server.port, { signal: controller.signal })
+    await expect(late).rejects.toThrow(code('ERR_PEERLINE_ABORTED'))
+  })
+
+  test('a deadline in the signal is a timeout', async () => {
+    const reason = new DOMException('too slow', 'TimeoutError')
+    const dialling = connectTcp('127.0.0.1', 1, { signal: AbortSignal.abort(reason) })
+    await expect(dialling).rejects.toThrow(code('ERR_PEERLINE_TIMEOUT'))
+  })
+
+  test('the signal has no hold on a connection once it stands', async () => {
+    const server = await listen('127.0.0.1')
+    closers.push(server.stop)
+    const controller = new AbortController()
+    const socket = await connectTcp('127.0.0.1', server.port, { signal: controller.signal })
+    controller.abort()
+    expect(socket.destroyed).toBe(false)
+    socket.destroy()
+  })
+})

@@ -1,0 +1,161 @@
+/**
+ * Paths over TCP: IPv4, IPv6 and DNS names.
+ *
+ * Names are dialled with Node's own happy eyeballs (`autoSelectFamily`, RFC 8305).
+ */
+import net from 'node:net'
+import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { FramedPath } from './framing.ts'
+import { PIPE_HIGH_WATER_BYTES, type Pipe, type PipeHandler } from './pipe.ts'
+
+/** ms between two address attempts of one name: RFC 8305 section 5 recommends 250. */
+const ATTEMPT_DELAY_MS = 250
+
+/** A connected TCP socket as a pipe. */
+export class SocketPipe implements Pipe {
+  readonly remote: string
+  readonly #socket: net.Socket
+  #handler: PipeHandler | undefined
+  #error: PeerlineError | undefined
+  #closed: boolean
+  #blocked = false
+
+  constructor(socket: net.Socket) {
+    this.#socket = socket
+    this.remote = formatRemote(socket)
+    socket.setNoDelay(true)
+    // Listeners stand from the first moment on: a socket may fail before its path is started, or have failed already.
+    const onError = (cause: NodeJS.ErrnoException): void => {
+      const what = `connection to ${this.remote} failed: ${cause.code}`
+      this.#error = new PeerlineError('ERR_PEERLINE_UNREACHABLE', what, { cause })
+    }
+    this.#closed = socket.closed
+    if (socket.errored) onError(socket.errored)
+    socket.on('error', onError)
+    socket.on('close', () => {
+      this.#closed = true
+      this.#handler?.close(this.#error)
+    })
+  }
+
+  get writable(): boolean {
+    return !this.#closed && !this.#blocked && this.#socket.writable
+  }
+
+  start(handler: PipeHandler): void {
+    const first = this.#handler === undefined
+    this.#handler = handler
+    if (this.#closed) {
+      queueMicrotask(() => handler.close(this.#error))
+      return
+    }
+    if (first) {
+      this.#socket.on('drain', () => {
+        // Node drains at a lower mark too; only who was told to wait is told to go on.
+        if (!this.#blocked) return
+        this.#blocked = false
+        this.#handler!.drain()
+      })
+      this.#socket.on('data', (chunk: Buffer) => this.#handler!.data(chunk))
+    }
+    this.#socket.resume() // whoever looked into it before may have paused it
+  }
+
+  write(parts: readonly Uint8Array[]): boolean {
+    const socket = this.#socket
+    if (!socket.writable) return false
+    socket.cork()
+    for (const part of parts) socket.write(part)
+    socket.uncork()
+    this.#blocked = socket.writableLength >= PIPE_HIGH_WATER_BYTES
+    return !this.#blocked
+  }
+
+  pause(): void {
+    this.#socket.pause()
+  }
+
+  resume(): void {
+    this.#socket.resume()
+  }
+
+  end(): void {
+    this.#socket.end()
+  }
+
+  destroy(): void {
+    this.#socket.destroy()
+  }
+}
+
+function formatRemote(socket: net.Socket): string {
+  const host = socket.remoteAddress ?? 'unknown'
+  return host.includes(':') ? `[${host}]:${socket.remotePort}` : `${host}:${socket.remotePort}`
+}
+
+/** What went wrong when a host and port were dialled, as one of our errors. */
+export function dialError(where: string, cause: NodeJS.ErrnoException): PeerlineError {
+  const why =
+    cause.code === 'ECONNREFUSED'
+      ? 'nothing listens there'
+      : cause.code === 'ENOTFOUND' || cause.code === 'EAI_AGAIN'
+        ? 'the name is not known'
+        : (cause.code ?? cause.message)
+  return new PeerlineError('ERR_PEERLINE_UNREACHABLE', `cannot reach ${where}: ${why}`, { cause })
+}
+
+/**
+ * Opens a TCP connection.
+ * @param options.signal ends the attempt; there is no other deadline than the system's
+ * @throws PeerlineError `ERR_PEERLINE_UNREACHABLE`, `ERR_PEERLINE_INVALID` for a port that is none, or what the signal says
+ */
+export function connectTcp(host: string, port: number, options: { signal?: AbortSignal } = {}): Promise<net.Socket> {
+  const { signal } = options
+  const where = `${host.includes(':') ? `[${host}]` : host}:${port}`
+  return new Promise((resolve, reject) => {
+    if (signal?.aborted) return reject(abortError(signal, `dialling ${where}`))
+    let socket: net.Socket
+    try {
+      socket = net.connect({
+        host,
+        port,
+        noDelay: true,
+        autoSelectFamily: true,
+        autoSelectFamilyAttemptTimeout: ATTEMPT_DELAY_MS,
+      })
+    } catch (cause) {
+      return reject(asPeerlineError(cause, 'ERR_PEERLINE_INVALID', `cannot dial ${where}`))
+    }
+    const onAbort = () => {
+      done()
+      socket.destroy()
+      reject(abortError(signal!, `dialling ${where}`))
+    }
+    const onError = (cause: NodeJS.ErrnoException) => {
+      done()
+      reject(dialError(where, cause))
+    }
+    const onConnect = () => {
+      done()
+      // Nothing is read until someone listens; an error before that must not be thrown into the void.
+      socket.on('error', ignore)
+      resolve(socket)
+    }
+    const done = () => {
+      signal?.removeEventListener('abort', onAbort)
+      socket.off('error', onError)
+      socket.off('connect', onConnect)
+      if (signal?.aborted) socket.on('error', ignore)
+    }
+    signal?.addEventListener('abort', onAbort)
+    socket.on('error', onError)
+    socket.on('connect', onConnect)
+  })
+}
+
+function ignore(): void {}
+
+/** A direct path over a connected socket. `head`: bytes of it that were read already. */
+export function tcpPath(socket: net.Socket, head?: Uint8Array): FramedPath {
+  return new FramedPath('tcp', new SocketPipe(socket), head)
+}
