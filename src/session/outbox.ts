@@ -1,0 +1,217 @@
+/**
+ * What a session sends: frames become records, records are kept until acknowledged, and go out again, sealed as they
+ * were, when the path they went on is lost.
+ *
+ *     frames, bulk pieces --seal--> unacknowledged --ack--> forgotten
+ *                                     |     ^
+ *                          path lost  v     |  sent again, in order, on the next path
+ *                                   resend -+
+ *
+ * - A record is sealed only when a path takes it, so that what waits, waits as plain frames or with its writer.
+ * - At most {@link MAX_IN_FLIGHT_BYTES} are unacknowledged; above that, writers wait.
+ */
+import { PeerlineError } from '../errors.ts'
+import { FrameWriter } from './frame.ts'
+import type { PathState } from './paths.ts'
+import { REKEY_MS, REKEY_RECORDS, Sealer } from './record.ts'
+import type { Piece } from './stream.ts'
+
+/** Unacknowledged bytes of a session: 16 MiB fill 1 Gbit/s at 130 ms. The receiver holds as much when paths change. */
+export const MAX_IN_FLIGHT_BYTES = 16_777_216
+
+/** Bytes of bulk data in one record: what one `write` of 64 KiB fills. */
+export const MAX_PIECE_BYTES = 65_536
+
+/** Frames up to this many bytes share a record with a full piece; more go ahead in one of their own. */
+const MAX_FRAMES_BESIDE_PIECE_BYTES = 900
+
+/** Control frames that wait while no path takes any: what the other side can make us queue ends here. */
+const MAX_WAITING_FRAME_BYTES = 1_048_576
+
+/** Bytes that one unacknowledged record costs besides its own, so that many small ones are bounded too, here and there. */
+const SENT_OVERHEAD_BYTES = 128
+
+interface SentRecord {
+  readonly count: number
+  readonly parts: Uint8Array[]
+  readonly bytes: number
+  /** The path it last went on; undefined while it waits to be sent again. */
+  path: PathState | undefined
+}
+
+/** Where bulk pieces come from. */
+export interface PieceSource {
+  /** Something is waiting that may go out now. */
+  ready(): boolean
+  /** Something is waiting at all, be it for credit. */
+  pending(): boolean
+  next(max: number): Piece | undefined
+  sent(piece: Piece): void
+}
+
+export interface RekeyLimits {
+  /** Ordered records under one key. @default 2^20 */
+  readonly records?: number
+  /** ms under one key. @default 3_600_000 */
+  readonly ms?: number
+}
+
+/** The sending half of a session. */
+export class Outbox {
+  readonly frames: FrameWriter = new FrameWriter()
+  readonly #sealer: Sealer
+  readonly #source: PieceSource
+  readonly #rekeyRecords: number
+  readonly #rekeyMs: number
+  /** The number of the first record under this key. */
+  #epochFirst = 0
+  #epochSince = performance.now()
+  /** Unacknowledged records in order; those before `#head` are acknowledged. */
+  #unacked: (SentRecord | undefined)[] = []
+  #head = 0
+  #inFlight = 0
+  #resend: SentRecord[] = []
+  #acked = 0
+
+  constructor(key: Uint8Array, source: PieceSource, rekey: RekeyLimits = {}) {
+    this.#sealer = new Sealer(key)
+    this.#source = source
+    this.#rekeyRecords = rekey.records ?? REKEY_RECORDS
+    this.#rekeyMs = rekey.ms ?? REKEY_MS
+  }
+
+  /** Bytes sent and not acknowledged. */
+  get inFlight(): number {
+    return this.#inFlight
+  }
+
+  /** True when nothing waits and everything sent has been acknowledged. */
+  get empty(): boolean {
+    return this.#inFlight === 0 && this.frames.bytes === 0 && !this.#source.pending()
+  }
+
+  /** The key epoch in use, counted from 0. */
+  get epoch(): number {
+    return this.#sealer.epoch
+  }
+
+  /** True when a record that went on `path` last is unacknowledged. */
+  waitsOn(path: PathState): boolean {
+    return this.#unacked[this.#head]?.path === path || this.#unacked.at(-1)?.path === path
+  }
+
+  /**
+   * Sends what may go on `path`, until it wants a pause.
+   * @param takeAck the acknowledgement that is due, if any; asked once per record, since it rides along
+   */
+  pump(path: PathState, takeAck: () => number | undefined): void {
+    const { frames } = this
+    while (path.path.writable) {
+      const again = this.#resend.shift()
+      if (again !== undefined) {
+        if (again.count < this.#acked) continue
+        again.path = path
+        path.path.send(again.parts)
+        continue
+      }
+      if (this.#inFlight >= MAX_IN_FLIGHT_BYTES) break
+      if (frames.bytes === 0 && !this.#source.ready()) break
+      if (frames.fits(0)) {
+        const ack = takeAck()
+        if (ack !== undefined) frames.ack(ack)
+      }
+      let piece: Piece | undefined
+      if (frames.fits(0) && frames.bytes <= MAX_FRAMES_BESIDE_PIECE_BYTES) {
+        piece = this.#source.next(MAX_PIECE_BYTES)
+        if (piece !== undefined) frames.dataToEnd(piece.stream, piece.fin)
+      }
+      const batch = frames.take()
+      if (batch === undefined) break
+      const record = this.#seal(path, batch, piece?.data)
+      // Told before it goes out: a path that ends in `send` sets off another round in here.
+      if (piece !== undefined) this.#source.sent(piece)
+      path.path.send(record.parts)
+    }
+    frames.release()
+    if (frames.bytes > MAX_WAITING_FRAME_BYTES) {
+      throw new PeerlineError('ERR_PEERLINE_LIMIT', 'the other side asks for more than it reads')
+    }
+  }
+
+  #seal(path: PathState, frames: Uint8Array, body: Uint8Array | undefined): SentRecord {
+    this.#advanceKey()
+    const count = this.#sealer.next
+    const parts = this.#sealer.ordered(frames, body)
+    let bytes = SENT_OVERHEAD_BYTES
+    for (const part of parts) bytes += part.length
+    const record: SentRecord = { count, parts, bytes, path }
+    this.#unacked.push(record)
+    this.#inFlight += bytes
+    return record
+  }
+
+  /**
+   * The next key, when this one has done enough, and a record under it was acknowledged: then the receiver has derived
+   * it, and has no more use for the one before it.
+   */
+  #advanceKey(): void {
+    const { next } = this.#sealer
+    if (next - this.#epochFirst < this.#rekeyRecords && performance.now() - this.#epochSince < this.#rekeyMs) return
+    if (this.#acked <= this.#epochFirst) return
+    this.#sealer.advance()
+    this.#epochFirst = next
+    this.#epochSince = performance.now()
+  }
+
+  /** Sends frames that are worth nothing later, for `path` alone. */
+  sendLoose(path: PathState, write: (frames: FrameWriter) => void): void {
+    const frames = new FrameWriter()
+    write(frames)
+    path.path.send(this.#sealer.loose(frames.take()!, path.number))
+  }
+
+  /**
+   * Everything below `number` has arrived.
+   * @throws PeerlineError `ERR_PEERLINE_PROTOCOL` when that was never sent
+   */
+  ack(number: number): void {
+    if (number > this.#sealer.next) {
+      throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'the other side acknowledged what was never sent')
+    }
+    if (number <= this.#acked) return
+    this.#acked = number
+    const unacked = this.#unacked
+    while (this.#head < unacked.length) {
+      const record = unacked[this.#head]!
+      if (record.count >= number) break
+      this.#inFlight -= record.bytes
+      unacked[this.#head++] = undefined
+    }
+    if (this.#head === unacked.length) {
+      unacked.length = 0
+      this.#head = 0
+    } else if (this.#head >= 1024) {
+      this.#unacked = unacked.slice(this.#head)
+      this.#head = 0
+    }
+  }
+
+  /** What went on `path` and is unacknowledged goes out again, before anything new. */
+  pathLost(path: PathState): void {
+    const resend: SentRecord[] = []
+    for (let at = this.#head; at < this.#unacked.length; at++) {
+      const record = this.#unacked[at]!
+      if (record.path === path) record.path = undefined
+      if (record.path === undefined) resend.push(record)
+    }
+    this.#resend = resend
+  }
+
+  /** Lets go of everything: the session has ended. */
+  clear(): void {
+    this.#unacked = []
+    this.#head = 0
+    this.#inFlight = 0
+    this.#resend = []
+  }
+}

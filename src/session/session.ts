@@ -1,0 +1,677 @@
+/**
+ * A session: the authenticated, encrypted association of two peers. It outlives its paths.
+ *
+ *     connecting --a path is proven--> open --close()/CLOSE--> closing --> closed
+ *          \_______ no path in time, protocol broken, every path lost ______/
+ *
+ * Records come from the paths through the inbox to the streams; frames and bulk go from the streams through the outbox
+ * to the path in use. This file joins those parts; each of them stands in its own.
+ */
+import { randomBytes } from 'node:crypto'
+import { equalBytes, toHex } from '../bytes/index.ts'
+import { abortError, asPeerlineError, type ErrorCode, isErrorCode, PeerlineError } from '../errors.ts'
+import type { SessionKeys } from '../handshake/index.ts'
+import type { PeerId } from '../identity/index.ts'
+import { MAX_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from '../path/index.ts'
+import { readAttach, readAttached, writeAttach, writeAttached } from './attach.ts'
+import { TypedEventTarget } from './events.ts'
+import { type FrameVisitor, readFrames } from './frame.ts'
+import { ACK_DELAY_MS, Inbox } from './inbox.ts'
+import { Outbox, type RekeyLimits } from './outbox.ts'
+import { carePath, choosePath, IMPATIENT_MS, KEEPALIVE_MS, MAX_PATHS, newPathState, type PathState } from './paths.ts'
+import { readNumber } from './record.ts'
+import type { Stream } from './stream.ts'
+import { DEFAULT_MAX_STREAMS, StreamTable } from './stream-table.ts'
+
+/** ms for the first path to be proven before the session fails with `ERR_PEERLINE_NO_PATH`. */
+const FIRST_PATH_MS = 15_000
+
+/** ms without any path before the session fails with `ERR_PEERLINE_PATH_LOST`: another may be on its way. */
+const PATHLESS_MS = 5_000
+
+/** ms that `close` gives data on its way, and then its farewell, before the paths are cut. */
+const CLOSE_DRAIN_MS = 10_000
+const CLOSE_FAREWELL_MS = 1_000
+
+/** Round trip assumed before one is measured, ms: RFC 9002 section 6.2.2 assumes 333, our paths attach faster. */
+const ASSUMED_RTT_MS = 100
+
+/** Path numbers remembered one by one: far more than may be under way at once, out of order. */
+const MAX_USED_PATHS = 64
+
+/** ms between looks at the paths while something is on its way; otherwise {@link KEEPALIVE_MS} / 4. */
+const CARE_MS = IMPATIENT_MS / 2
+
+/** What `path` events say. */
+export interface PathChange {
+  readonly from: PathKind
+  readonly to: PathKind
+  /** `better`: a better path was proven. `lost`: the one before it ended. */
+  readonly reason: 'better' | 'lost'
+}
+
+export type SessionEvents = {
+  /** The first path is proven. */
+  open: { readonly path: PathKind }
+  /** Another path carries the data from now on. */
+  path: PathChange
+  /** The session has ended; `error` is absent when either side closed it in order. */
+  close: { readonly error: PeerlineError | undefined }
+  /** The other side tells more ways to reach it; the content is the connecting room's. */
+  candidates: Uint8Array
+}
+
+export interface SessionOptions {
+  readonly keys: SessionKeys
+  /** The other side. */
+  readonly peer: PeerId
+  /** Takes streams that the other side opens. */
+  readonly onStream: (stream: Stream) => void
+  /** Streams open at once in each direction. @default 256 */
+  readonly maxStreams?: number
+  readonly rekey?: RekeyLimits
+}
+
+export class Session extends TypedEventTarget<SessionEvents> {
+  /** The other side. */
+  readonly peer: PeerId
+  /** Public name of the session, hex. */
+  readonly id: string
+  /** True at the side that dialled. */
+  readonly initiator: boolean
+
+  readonly #keys: SessionKeys
+  readonly #paths = new Map<number, PathState>()
+  readonly #inbox: Inbox
+  readonly #outbox: Outbox
+  readonly #streams: StreamTable
+  #active: PathState | undefined
+  /** The path that users were last told of. */
+  #reported: PathState | undefined
+  #nextPath: number
+  readonly #usedPaths = new Set<number>()
+  /** Path numbers up to this one count as used: 0 is never attached. */
+  #usedBelow = 0
+  #state: 'connecting' | 'open' | 'closing' | 'closed' = 'connecting'
+  #error: PeerlineError | undefined
+  readonly #ended: Promise<void>
+  #tellEnded!: () => void
+  /** True once the other side was told of the end: nothing is left that another path could carry. */
+  #farewell = false
+  /** Wakes whoever waits for the outbox to drain. */
+  #onDrained: (() => void) | undefined
+  #pumpSet = false
+  #ackTimer: ReturnType<typeof setTimeout> | undefined
+  #careTimer: ReturnType<typeof setTimeout> | undefined
+  #careDue = 0
+  #pathlessTimer: ReturnType<typeof setTimeout> | undefined
+  /** The path whose record is being read, and which may be proven by it. */
+  #reading: PathState | undefined
+
+  constructor(options: SessionOptions) {
+    super()
+    const { keys } = options
+    this.peer = options.peer
+    this.id = toHex(keys.sessionId)
+    this.initiator = keys.initiator
+    this.#keys = keys
+    this.#nextPath = keys.initiator ? 2 : 1
+    this.#ended = new Promise((resolve) => {
+      this.#tellEnded = resolve
+    })
+    this.#streams = new StreamTable({
+      initiator: keys.initiator,
+      maxStreams: options.maxStreams ?? DEFAULT_MAX_STREAMS,
+      onStream: options.onStream,
+      frames: () => this.#outbox.frames,
+      pump: () => this.#pump(),
+      schedulePump: () => this.#schedulePump(),
+      rttMs: () => this.rttMs ?? ASSUMED_RTT_MS,
+    })
+    this.#inbox = new Inbox(keys.receive, (frames) => this.#onFrames(frames))
+    this.#outbox = new Outbox(keys.send, this.#streams, options.rekey)
+    this.#pathlessTimer = setTimeout(() => this.#pathless(), FIRST_PATH_MS)
+  }
+
+  // ---- what users see ----
+
+  /** The kind of the path that carries the data; undefined before the first and between two. */
+  get path(): PathKind | undefined {
+    return this.#active?.stage === 'proven' ? this.#active.path.kind : undefined
+  }
+
+  /** Where the other end of the path in use is, for people. */
+  get remote(): string | undefined {
+    return this.#active?.path.remote
+  }
+
+  /** Kinds of all proven paths. */
+  get paths(): PathKind[] {
+    return [...this.#paths.values()].filter((path) => path.stage === 'proven').map((path) => path.path.kind)
+  }
+
+  /** Last measured round trip on the path in use, ms. */
+  get rttMs(): number | undefined {
+    return this.#active?.rttMs
+  }
+
+  /** `connecting`, `open`, `closing` or `closed`. */
+  get state(): 'connecting' | 'open' | 'closing' | 'closed' {
+    return this.#state
+  }
+
+  /** Resolves when the session has ended. */
+  get closed(): Promise<void> {
+    return this.#ended
+  }
+
+  /** Streams open now. */
+  get streams(): number {
+    return this.#streams.size
+  }
+
+  /** @internal The record key's epoch when sending. */
+  get epoch(): number {
+    return this.#outbox.epoch
+  }
+
+  /**
+   * Opens a stream for `protocol`; data may be written at once. It waits while 256 of ours are open.
+   * @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_CLOSED` or what ended the session, or what the signal says
+   */
+  async open(protocol: string, options: { signal?: AbortSignal } = {}): Promise<Stream> {
+    if (options.signal?.aborted) throw abortError(options.signal, `opening ${protocol}`)
+    this.#checkUsable()
+    return this.#streams.open(protocol, options.signal)
+  }
+
+  /** Resolves when the first path is proven. @throws what ended the session, or what the signal says */
+  async opened(options: { signal?: AbortSignal } = {}): Promise<void> {
+    if (this.#state === 'open') return
+    const { signal } = options
+    if (signal?.aborted) throw abortError(signal, 'connecting')
+    this.#checkUsable()
+    await new Promise<void>((resolve, reject) => {
+      const done = () => {
+        this.removeEventListener('open', onOpen)
+        this.removeEventListener('close', onClose)
+        signal?.removeEventListener('abort', onAbort)
+      }
+      const onOpen = () => {
+        done()
+        resolve()
+      }
+      const onClose = (event: CustomEvent<SessionEvents['close']>) => {
+        done()
+        reject(event.detail.error ?? this.#endError())
+      }
+      const onAbort = () => {
+        done()
+        reject(abortError(signal!, 'connecting'))
+      }
+      this.addEventListener('open', onOpen)
+      this.addEventListener('close', onClose)
+      signal?.addEventListener('abort', onAbort)
+    })
+  }
+
+  /**
+   * Ends the session in order: what was written arrives first, then the other side is told.
+   * After 10 s, or when the signal fires, it is cut.
+   */
+  async close(options: { signal?: AbortSignal } = {}): Promise<void> {
+    if (this.#state === 'closed') return
+    if (this.#state === 'closing') return this.#ended
+    this.#state = 'closing'
+    await this.#drained(CLOSE_DRAIN_MS, options.signal)
+    if ((this.#state as string) === 'closed') return
+    this.#outbox.frames.close('', '')
+    this.#farewell = this.#active !== undefined
+    this.#pump()
+    await this.#drained(CLOSE_FAREWELL_MS, options.signal)
+    this.#finish(undefined)
+  }
+
+  /** Ends the session at once with `error`; the other side is told if that is possible without waiting. */
+  abort(error: PeerlineError): void {
+    if (this.#state === 'closed') return
+    this.#outbox.frames.close(error.code, error.message)
+    try {
+      if (this.#active !== undefined) this.#outbox.pump(this.#active, this.#takeAck)
+    } catch {
+      // What cannot be told any more is not told.
+    }
+    this.#finish(error)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close()
+  }
+
+  // ---- paths ----
+
+  /** @internal Attaches an open path; the session may send on it at once. */
+  attach(path: Path): void {
+    if (this.#state === 'closed' || this.#paths.size >= MAX_PATHS) return path.destroy()
+    const number = this.#nextPath
+    this.#nextPath += 2
+    const state = this.#addPath(path, number, 'attaching')
+    path.send([
+      writeAttach(this.#keys.sessionId, { pathNumber: number, received: this.#inbox.next }, this.#keys.attachSend),
+    ])
+    this.#startPath(state)
+  }
+
+  /**
+   * @internal Takes a path whose first message, an ATTACH for this session, has been read.
+   * @throws PeerlineError when it does not authenticate or was seen before
+   */
+  acceptAttach(path: Path, attach: Uint8Array): void {
+    const { pathNumber, received } = readAttach(attach, this.#keys.attachReceive)
+    const mine = pathNumber % 2 === (this.initiator ? 0 : 1)
+    if (mine || pathNumber <= this.#usedBelow || this.#usedPaths.has(pathNumber)) {
+      throw new PeerlineError('ERR_PEERLINE_HANDSHAKE', 'an attach message was used before')
+    }
+    if (this.#state === 'closed') throw this.#endError()
+    if (this.#paths.size >= MAX_PATHS) throw new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_PATHS} paths are attached`)
+    this.#usedPaths.add(pathNumber)
+    this.#forgetUsedPaths()
+    const state = this.#addPath(path, pathNumber, 'unproven')
+    path.send([writeAttached({ pathNumber, received: this.#inbox.next }, this.#keys.attachSend)])
+    // First of all: what the other side has is not sent again.
+    this.#guard(() => this.#outbox.ack(received))
+    if (this.#isClosed()) return
+    this.#startPath(state)
+    this.#wakeDrained()
+  }
+
+  /** Remembers the latest numbers one by one; what is older than those counts as used. */
+  #forgetUsedPaths(): void {
+    if (this.#usedPaths.size <= MAX_USED_PATHS) return
+    const oldest = Math.min(...this.#usedPaths)
+    this.#usedPaths.delete(oldest)
+    this.#usedBelow = oldest
+  }
+
+  /** @internal Takes the path on which the handshake itself ran. `proven`: the other side's answer came on it. */
+  adopt(path: Path, proven: boolean): void {
+    if (this.#isClosed()) return path.destroy()
+    const state = this.#addPath(path, 0, proven ? 'proven' : 'unproven')
+    this.#startPath(state)
+    // What came right behind the handshake may have ended it already.
+    if (!proven || this.#paths.get(0) !== state) return
+    this.#opened(state)
+    this.#ping(state)
+  }
+
+  /** @internal Tells the other side more ways to reach us. */
+  sendCandidates(bytes: Uint8Array): void {
+    if (this.#state !== 'open' && this.#state !== 'connecting') return
+    this.#outbox.frames.candidates(bytes)
+    this.#schedulePump()
+  }
+
+  #addPath(path: Path, number: number, stage: PathState['stage']): PathState {
+    const state = newPathState(path, number, stage)
+    path.maxMessageBytes = MAX_MESSAGE_BYTES
+    this.#paths.set(number, state)
+    return state
+  }
+
+  #startPath(state: PathState): void {
+    const handler: PathHandler = {
+      message: (message) => this.#guard(() => this.#onMessage(state, message)),
+      drain: () => {
+        if (state !== this.#active) return
+        this.#pump()
+        // One that found the path full, and nothing to ride on.
+        if (!this.#isClosed()) this.#ackSoon()
+      },
+      close: (error) => this.#losePath(state, error),
+    }
+    state.path.start(handler)
+    state.path.resume()
+    this.#choose()
+    this.#careSoon(CARE_MS)
+  }
+
+  /** Runs what a remote set off; whatever it throws ends the session with a typed error, never the process. */
+  #guard(run: () => void): void {
+    try {
+      run()
+    } catch (error) {
+      this.abort(asPeerlineError(error, 'ERR_PEERLINE_PROTOCOL'))
+    }
+  }
+
+  #losePath(state: PathState, error: PeerlineError | undefined): void {
+    if (!this.#paths.delete(state.number)) return
+    state.path.destroy(error)
+    if (this.#state === 'closed') return
+    this.#outbox.pathLost(state)
+    if (state === this.#active) this.#active = undefined
+    this.#inbox.ackAgain()
+    this.#choose()
+    if (this.#isClosed()) return
+    this.#ackSoon()
+    if (this.#paths.size > 0) return
+    if (this.#farewell) return this.#finish(undefined)
+    // Before the first is proven, the deadline for that counts.
+    if (this.#state === 'connecting') return
+    clearTimeout(this.#pathlessTimer)
+    this.#pathlessTimer = setTimeout(() => this.#pathless(error), PATHLESS_MS)
+  }
+
+  #pathless(cause?: PeerlineError): void {
+    const [code, text]: [ErrorCode, string] =
+      this.#state === 'connecting'
+        ? ['ERR_PEERLINE_NO_PATH', `no path to ${this.peer} worked`]
+        : ['ERR_PEERLINE_PATH_LOST', `every path to ${this.peer} was lost`]
+    this.#finish(new PeerlineError(code, cause === undefined ? text : `${text}: ${cause.message}`, { cause }))
+  }
+
+  /** Moves to the best path there is. */
+  #choose(): void {
+    const next = choosePath(this.#paths.values(), this.#active)
+    if (next !== this.#active) {
+      this.#active = next
+      this.#report()
+      // The other side learns at once what it need not send again on a path that was lost.
+      if (this.#inbox.ackDue) this.#sendAck()
+    }
+    if (next === undefined) return
+    if (this.#state !== 'connecting') {
+      clearTimeout(this.#pathlessTimer)
+      this.#pathlessTimer = undefined
+    }
+    this.#pump()
+  }
+
+  /** Tells of a change, once the path in use is proven. */
+  #report(): void {
+    const now = this.#active
+    const before = this.#reported
+    if (this.#state === 'connecting' || now?.stage !== 'proven' || now === before) return
+    this.#reported = now
+    if (before === undefined) return
+    const reason = this.#paths.get(before.number) === before ? 'better' : 'lost'
+    this.emit('path', { from: before.path.kind, to: now.path.kind, reason })
+  }
+
+  #prove(state: PathState): void {
+    if (state.stage === 'proven') return
+    state.stage = 'proven'
+    this.#choose()
+    this.#opened(state)
+    this.#report()
+    if (state.rttMs === undefined) this.#ping(state)
+  }
+
+  #opened(state: PathState): void {
+    if (this.#state !== 'connecting') return
+    this.#state = 'open'
+    clearTimeout(this.#pathlessTimer)
+    this.#pathlessTimer = undefined
+    this.#report()
+    this.emit('open', { path: state.path.kind })
+  }
+
+  /** Pings what was silent for too long, and lets go of what does not answer. */
+  #care(): void {
+    if (this.#state === 'closed') return
+    const now = performance.now()
+    // A process that was stopped wakes to timers before it reads its sockets: what waits there decides, not the clock.
+    const overslept = now - this.#careDue > IMPATIENT_MS
+    for (const state of [...this.#paths.values()]) {
+      if (overslept || (state.pingedAt !== undefined && state.heardAt > state.pingedAt + KEEPALIVE_MS)) {
+        state.pingedAt = undefined
+      }
+      if (overslept) {
+        state.heardAt = Math.max(state.heardAt, now - KEEPALIVE_MS)
+      }
+      switch (carePath(state, now, this.#outbox.waitsOn(state))) {
+        case 'ping':
+          this.#ping(state)
+          break
+        case 'lost':
+          this.#losePath(
+            state,
+            new PeerlineError('ERR_PEERLINE_TIMEOUT', `${state.path.remote} does not answer any more`),
+          )
+          break
+      }
+    }
+    const busy = this.#outbox.inFlight > 0 || [...this.#paths.values()].some((state) => state.pingedAt !== undefined)
+    this.#careTimer = undefined
+    this.#careSoon(busy ? CARE_MS : KEEPALIVE_MS / 4)
+  }
+
+  #careSoon(ms: number): void {
+    if (this.#isClosed()) return
+    const due = performance.now() + ms
+    if (this.#careTimer !== undefined) {
+      if (this.#careDue <= due) return
+      clearTimeout(this.#careTimer)
+    }
+    this.#careDue = due
+    this.#careTimer = setTimeout(() => this.#guard(() => this.#care()), ms)
+    this.#careTimer.unref?.()
+  }
+
+  #ping(state: PathState): void {
+    const token = randomBytes(8)
+    state.pingToken = token
+    state.pingedAt = performance.now()
+    this.#outbox.sendLoose(state, (frames) => frames.ping(token))
+    this.#careSoon(CARE_MS)
+  }
+
+  // ---- sending ----
+
+  /** Sends what is waiting, at the end of this turn of the event loop: small writes of one turn share a record. */
+  #schedulePump(): void {
+    if (this.#pumpSet) return
+    this.#pumpSet = true
+    setImmediate(() => {
+      this.#pumpSet = false
+      this.#pump()
+    })
+  }
+
+  #pump(): void {
+    const path = this.#active
+    if (path === undefined || this.#state === 'closed') return
+    this.#guard(() => this.#outbox.pump(path, this.#takeAck))
+    if (this.#outbox.inFlight > 0 && this.#careTimer !== undefined) this.#careSoon(CARE_MS)
+  }
+
+  readonly #takeAck = (): number | undefined => this.#inbox.takeAck()
+
+  #sendAck(): void {
+    const path = this.#active
+    // A path that is full has other things to say first; the acknowledgement rides on one of them.
+    if (path === undefined || !path.path.writable) return
+    const ack = this.#inbox.takeAck()
+    if (ack !== undefined) this.#outbox.sendLoose(path, (frames) => frames.ack(ack))
+  }
+
+  #ackSoon(): void {
+    if (this.#inbox.ackUrgent) return this.#sendAck()
+    if (this.#ackTimer !== undefined || !this.#inbox.ackDue) return
+    this.#ackTimer = setTimeout(() => {
+      this.#ackTimer = undefined
+      this.#sendAck()
+    }, ACK_DELAY_MS)
+    this.#ackTimer.unref?.()
+  }
+
+  // ---- receiving ----
+
+  #onMessage(state: PathState, message: Uint8Array): void {
+    if (this.#state === 'closed') return
+    if (state.stage === 'attaching') return this.#onAttached(state, message)
+    const number = readNumber(message)
+    if (number === undefined) return this.#spoilt(state)
+    if (number.loose) {
+      if (number.count <= state.lastLoose) return this.#spoilt(state)
+      const frames = this.#inbox.openLoose(message, number, state.number)
+      if (frames === undefined) return this.#spoilt(state)
+      state.lastLoose = number.count
+      this.#heard(state)
+      this.#reading = state
+      readFrames(frames, this.#looseVisitor, this.#isClosed)
+      this.#reading = undefined
+      return
+    }
+    this.#reading = state
+    const arrival = this.#inbox.accept(message, number)
+    this.#reading = undefined
+    if (arrival === 'forged' || arrival === 'overflow') return this.#spoilt(state)
+    if (arrival === 'taken') this.#heard(state)
+    if (!this.#isClosed()) this.#ackSoon()
+  }
+
+  /** Something came that only the other side can have sent. */
+  #heard(state: PathState): void {
+    state.heardAt = performance.now()
+    if (state.stage !== 'proven' && !this.#isClosed()) this.#prove(state)
+  }
+
+  #onAttached(state: PathState, message: Uint8Array): void {
+    let received: number
+    try {
+      const claim = readAttached(message, this.#keys.attachReceive)
+      if (claim.pathNumber !== state.number)
+        throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'another path was attached')
+      received = claim.received
+    } catch (error) {
+      return this.#losePath(state, error as PeerlineError)
+    }
+    state.rttMs = performance.now() - state.heardAt
+    this.#outbox.ack(received)
+    this.#heard(state)
+    // The other side takes the path for proven when it hears something sealed just now.
+    this.#ping(state)
+    this.#wakeDrained()
+  }
+
+  /** A path that delivers what nobody sealed is worth nothing, whoever is to blame: it goes, the session stays. */
+  #spoilt(state: PathState): void {
+    this.#losePath(state, new PeerlineError('ERR_PEERLINE_PROTOCOL', `${state.path.remote} delivered a forged record`))
+  }
+
+  #onFrames(frames: Uint8Array): void {
+    this.#streams.recordBytes = frames.length
+    readFrames(frames, this.#visitor, this.#isClosed)
+  }
+
+  readonly #isClosed = (): boolean => this.#state === 'closed'
+
+  #onAck(number: number): void {
+    this.#outbox.ack(number)
+    this.#wakeDrained()
+    this.#pump()
+  }
+
+  readonly #visitor: FrameVisitor = {
+    onOpen: (id, protocol) => this.#streams.onOpen(id, protocol, this.#state === 'closing'),
+    onData: (id, data, fin) => this.#streams.onData(id, data, fin),
+    onReset: (id, code) => this.#streams.find(id)?.onReset(code),
+    onStop: (id, code) => this.#streams.find(id)?.onStop(code),
+    onWindow: (id, offset) => this.#streams.find(id)?.onWindow(offset),
+    onAck: (number) => this.#onAck(number),
+    onPing: () => unexpected('ping'),
+    onPong: () => unexpected('pong'),
+    onCandidates: (bytes) => this.emit('candidates', new Uint8Array(bytes)),
+    onClose: (code, message) => this.#onClose(code, message),
+  }
+
+  readonly #looseVisitor: FrameVisitor = {
+    onOpen: () => unexpected('open'),
+    onData: () => unexpected('data'),
+    onReset: () => unexpected('reset'),
+    onStop: () => unexpected('stop'),
+    onWindow: () => unexpected('window'),
+    onAck: (number) => this.#onAck(number),
+    onPing: (token) => {
+      const state = this.#reading!
+      // Not answered when the path is full: its data is the answer.
+      if (state.path.writable) this.#outbox.sendLoose(state, (frames) => frames.pong(token))
+    },
+    onPong: (token) => {
+      const state = this.#reading!
+      if (state.pingToken === undefined || !equalBytes(token, state.pingToken)) return
+      state.rttMs = performance.now() - state.pingedAt!
+      state.pingToken = undefined
+      state.pingedAt = undefined
+    },
+    onCandidates: () => unexpected('candidates'),
+    onClose: () => unexpected('close'),
+  }
+
+  // ---- the end ----
+
+  #onClose(code: string, message: string): void {
+    // The farewell is acknowledged before the paths go, so that the other side need not wait for nothing.
+    this.#sendAck()
+    this.#finish(
+      code === ''
+        ? undefined
+        : new PeerlineError(isErrorCode(code) ? code : 'ERR_PEERLINE_REMOTE', `${this.peer}: ${message}`),
+    )
+  }
+
+  #finish(error: PeerlineError | undefined): void {
+    if (this.#state === 'closed') return
+    this.#state = 'closed'
+    this.#error = error
+    clearTimeout(this.#ackTimer)
+    clearTimeout(this.#careTimer)
+    clearTimeout(this.#pathlessTimer)
+    const paths = [...this.#paths.values()]
+    this.#paths.clear()
+    this.#active = undefined
+    for (const { path } of paths) path.close()
+    this.#outbox.clear()
+    this.#inbox.clear()
+    this.#streams.abort(error ?? this.#endError())
+    this.#wakeDrained()
+    this.#tellEnded()
+    this.emit('close', { error })
+  }
+
+  #endError(): PeerlineError {
+    return this.#error ?? new PeerlineError('ERR_PEERLINE_CLOSED', `the session with ${this.peer} was closed`)
+  }
+
+  #checkUsable(): void {
+    if (this.#state === 'closed') throw this.#endError()
+    if (this.#state === 'closing') {
+      throw new PeerlineError('ERR_PEERLINE_CLOSED', `the session with ${this.peer} is closing`)
+    }
+  }
+
+  #wakeDrained(): void {
+    if (this.#onDrained !== undefined && (this.#state === 'closed' || this.#outbox.empty)) this.#onDrained()
+  }
+
+  /** Waits until all that was written has been acknowledged, the session has ended, `ms` have passed or `signal` fires. */
+  #drained(ms: number, signal: AbortSignal | undefined): Promise<void> {
+    if (this.#outbox.empty || this.#isClosed() || signal?.aborted) return Promise.resolve()
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', done)
+        this.#onDrained = undefined
+        resolve()
+      }
+      const timer = setTimeout(done, ms)
+      signal?.addEventListener('abort', done)
+      this.#onDrained = done
+    })
+  }
+}
+
+function unexpected(frame: string): never {
+  throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `a ${frame} frame in the wrong kind of record`)
+}
