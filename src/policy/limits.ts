@@ -1,0 +1,140 @@
+/**
+ * Rate limits: a token bucket, and a bounded map of them by key.
+ *
+ * A bucket holds at most `burst` tokens and gains `rate` of them per second. Over any span of t seconds it grants at
+ * most `burst + rate * t`. It costs two numbers and no timer: the refill is worked out when it is asked.
+ *
+ * The clock is monotonic (milliseconds): a wall clock set back would starve everyone, set forward would let a flood in.
+ */
+
+import { PeerlineError } from '../errors.ts'
+
+/** Milliseconds on a clock that never goes back. */
+export type MonotonicClock = () => number
+
+export interface Rate {
+  /** Tokens gained per second; 0 never refills. */
+  rate: number
+  /** Tokens held at most, and at the start. */
+  burst: number
+}
+
+export interface TokenBucketOptions extends Rate {
+  /** @default performance.now */
+  now?: MonotonicClock
+}
+
+export interface KeyedLimiterOptions extends TokenBucketOptions {
+  /** Keys remembered at most. @default 10_000 */
+  capacity?: number
+}
+
+// Keys. An entry costs about 200 bytes, so 2 MB at most; more distinct sources than this within one refill of a bucket
+// is a flood, and a flood of sources is the business of a global bucket.
+const DEFAULT_CAPACITY = 10_000
+
+const monotonic: MonotonicClock = () => performance.now()
+
+function checkRate({ rate, burst }: Rate): void {
+  if (!(Number.isFinite(rate) && rate >= 0)) throw new PeerlineError('ERR_PEERLINE_INVALID', `rate ${rate} is not >= 0`)
+  if (!(Number.isFinite(burst) && burst > 0)) {
+    throw new PeerlineError('ERR_PEERLINE_INVALID', `burst ${burst} is not > 0`)
+  }
+}
+
+/** Grants bursts of up to `burst`, and `rate` per second in the long run. */
+export class TokenBucket {
+  readonly #rate: number
+  readonly #burst: number
+  readonly #now: MonotonicClock
+  #tokens: number
+  #at: number
+
+  constructor(options: TokenBucketOptions) {
+    checkRate(options)
+    this.#rate = options.rate
+    this.#burst = options.burst
+    this.#now = options.now ?? monotonic
+    this.#tokens = options.burst
+    this.#at = this.#now()
+  }
+
+  /** Takes `n` tokens, or none and returns false. Anything but a number >= 0 is refused. */
+  take(n = 1): boolean {
+    this.#refill()
+    if (!(n >= 0 && n <= this.#tokens)) return false
+    this.#tokens -= n
+    return true
+  }
+
+  /** Whole milliseconds until `take(n)` would succeed if nobody else took; `Infinity` when it never would. */
+  msUntil(n = 1): number {
+    this.#refill()
+    if (n <= this.#tokens) return 0
+    if (!(n <= this.#burst) || this.#rate === 0) return Number.POSITIVE_INFINITY
+    const ms = Math.ceil(((n - this.#tokens) * 1000) / this.#rate)
+    // rounding may leave the refill a hair short of n: one more millisecond then covers it
+    return this.#tokens + (ms * this.#rate) / 1000 >= n ? ms : ms + 1
+  }
+
+  #refill(): void {
+    const now = this.#now()
+    const elapsed = now - this.#at
+    if (!(elapsed > 0)) return
+    this.#at = now
+    this.#tokens = Math.min(this.#burst, this.#tokens + (elapsed * this.#rate) / 1000)
+  }
+}
+
+/**
+ * A token bucket per key, for at most `capacity` keys.
+ *
+ * When full, the key asked for longest ago is forgotten; were it to come back it would find a full bucket. So a flood of
+ * made-up keys can win tokens but never memory, and never takes any from an honest key: put a global bucket beside it.
+ */
+export class KeyedLimiter {
+  readonly #options: TokenBucketOptions
+  readonly #capacity: number
+  // a Map keeps insertion order, and a key is put in again at each use: the first one is the least recently used
+  readonly #buckets = new Map<string, TokenBucket>()
+
+  constructor(options: KeyedLimiterOptions) {
+    checkRate(options)
+    const capacity = options.capacity ?? DEFAULT_CAPACITY
+    if (!(Number.isSafeInteger(capacity) && capacity > 0)) {
+      throw new PeerlineError('ERR_PEERLINE_INVALID', `capacity ${capacity} is not a whole number > 0`)
+    }
+    this.#capacity = capacity
+    this.#options = { rate: options.rate, burst: options.burst, now: options.now ?? monotonic }
+  }
+
+  /** Keys remembered now; never more than the capacity. */
+  get size(): number {
+    return this.#buckets.size
+  }
+
+  /** Takes `n` tokens of `key`, or none and returns false. */
+  take(key: string, n = 1): boolean {
+    let bucket = this.#buckets.get(key)
+    if (bucket === undefined) {
+      if (this.#buckets.size >= this.#capacity) this.#forgetOldest()
+      bucket = new TokenBucket(this.#options)
+    } else {
+      this.#buckets.delete(key)
+    }
+    this.#buckets.set(key, bucket)
+    return bucket.take(n)
+  }
+
+  /** Whole milliseconds until `take(key, n)` would succeed; asking does not make the key remembered. */
+  msUntil(key: string, n = 1): number {
+    return (this.#buckets.get(key) ?? new TokenBucket(this.#options)).msUntil(n)
+  }
+
+  #forgetOldest(): void {
+    for (const oldest of this.#buckets.keys()) {
+      this.#buckets.delete(oldest)
+      return
+    }
+  }
+}
