@@ -1,0 +1,5 @@
+export type { Admit } from './acceptor.ts'
+export { type Candidate, decodeBody, encodeBody, mayDial } from './candidate.ts'
+export { Connector, type ConnectorOptions, type Via } from './connector.ts'
+export { MAX_RELAY_MESSAGE_BYTES, RELAY_PROTOCOL, Reservation } from './reservation.ts'
+export { DEFAULT_PORT, parseServerAddress, parseServerUrl, type ServerUrl } from './url.ts'

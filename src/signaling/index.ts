@@ -1,0 +1,10 @@
+export { type RegisterOptions, Rendezvous } from './rendezvous.ts'
+export {
+  encodeSignal,
+  MAX_RENDEZVOUS_MESSAGE_BYTES,
+  RENDEZVOUS_PROTOCOL,
+  type RendezvousRequest,
+  readRendezvousRequest,
+  type SignalMessage,
+} from './rendezvous-wire.ts'
+export { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type OfferHandler, type Signaling } from './signaling.ts'

@@ -1,0 +1,76 @@
+/**
+ * What a peer and a rendezvous say to each other, on one stream of their session.
+ *
+ *     peer -> rendezvous   { t: 'register', listed }             be listed, so that others can dial; or only dial
+ *     rendezvous -> peer   { t: 'registered', observed, now }    the address it sees, its clock (ms)
+ *     peer -> rendezvous   { t: 'offer',  peer: to,   id, data }
+ *     rendezvous -> peer   { t: 'offer',  peer: from, id, data }
+ *     peer -> rendezvous   { t: 'answer', peer: to,   id, data }  only to an offer that came and is still open
+ *     rendezvous -> peer   { t: 'answer', peer: from, id, data }
+ *     rendezvous -> peer   { t: 'failed', id, code }              the offer could not be passed on
+ *
+ * The session authenticates the peer; `peer` is 32 bytes, `id` 16, `data` at most 16 KiB and opaque. CBOR maps.
+ */
+import { fields } from '../bytes/index.ts'
+import { type ErrorCode, isErrorCode, PeerlineError } from '../errors.ts'
+import { type PeerId, peerIdFromPublicKey, publicKeyOf } from '../identity/index.ts'
+import { MAX_SIGNAL_BYTES } from './signaling.ts'
+
+export const RENDEZVOUS_PROTOCOL = '/peerline/rendezvous/1'
+
+/** Bytes of the largest message: a signal and its address. */
+export const MAX_RENDEZVOUS_MESSAGE_BYTES = MAX_SIGNAL_BYTES + 256
+
+/** A signal on its way; `peer` is the other end, seen from whoever reads it. */
+export interface SignalMessage {
+  readonly t: 'offer' | 'answer'
+  readonly peer: PeerId
+  readonly id: Uint8Array
+  readonly data: Uint8Array
+}
+
+export type RendezvousRequest = { readonly t: 'register'; readonly listed: boolean } | SignalMessage
+export type RendezvousReply =
+  | { readonly t: 'registered'; readonly observed: string; readonly now: number }
+  | { readonly t: 'failed'; readonly id: Uint8Array; readonly code: ErrorCode }
+  | SignalMessage
+
+/** As CBOR wants it. */
+export function encodeSignal(message: SignalMessage): unknown {
+  return { t: message.t, peer: publicKeyOf(message.peer), id: message.id, data: message.data }
+}
+
+/** @throws PeerlineError `ERR_PEERLINE_PROTOCOL` */
+export function readRendezvousRequest(message: unknown): RendezvousRequest {
+  const all = fields(message, 'rendezvous request')
+  const t = all.oneOf('t', ['register', 'offer', 'answer'])
+  if (t === 'register') return { t, listed: all.boolean('listed') }
+  return readSignal(t, all)
+}
+
+/** @throws PeerlineError `ERR_PEERLINE_PROTOCOL` */
+export function readRendezvousReply(message: unknown): RendezvousReply {
+  const all = fields(message, 'rendezvous reply')
+  const t = all.oneOf('t', ['registered', 'failed', 'offer', 'answer'])
+  if (t === 'registered') return { t, observed: all.text('observed', { max: 64 }), now: all.integer('now') }
+  if (t === 'failed') {
+    const code = all.text('code', { max: 64 })
+    return { t, id: all.bytes('id', { length: 16 }), code: isErrorCode(code) ? code : 'ERR_PEERLINE_REMOTE' }
+  }
+  return readSignal(t, all)
+}
+
+function readSignal(t: 'offer' | 'answer', all: ReturnType<typeof fields>): SignalMessage {
+  let peer: PeerId
+  try {
+    peer = peerIdFromPublicKey(all.bytes('peer', { length: 32 }))
+  } catch (cause) {
+    throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'a signal names no valid peer', { cause })
+  }
+  return {
+    t,
+    peer,
+    id: all.bytes('id', { length: 16 }).slice(),
+    data: all.bytes('data', { max: MAX_SIGNAL_BYTES }).slice(),
+  }
+}
