@@ -1,0 +1,9 @@
+export { Listener, listenOn } from './listener.ts'
+export {
+  type ConnectOptions,
+  Peer,
+  type PeerEvents,
+  type PeerOptions,
+  type StreamContext,
+  type StreamHandler,
+} from './peer.ts'

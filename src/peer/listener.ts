@@ -1,0 +1,87 @@
+/**
+ * Where a peer listens for direct TCP, and which candidates follow from it.
+ */
+import net from 'node:net'
+import type { Candidate } from '../connect/index.ts'
+import { PeerlineError } from '../errors.ts'
+import { formatHostPort, localAddresses, parseHostPort, scopeOf } from '../network/address.ts'
+import { type FramedPath, tcpPath } from '../path/index.ts'
+
+export class Listener {
+  readonly #server: net.Server
+  readonly #host: string
+  readonly #port: number
+
+  private constructor(server: net.Server) {
+    const address = server.address() as net.AddressInfo
+    this.#server = server
+    this.#host = address.address
+    this.#port = address.port
+  }
+
+  /**
+   * Listens on `host:port`; an empty host means every interface, IPv6 and IPv4 where both exist.
+   * @throws PeerlineError `ERR_PEERLINE_ADDRESS_IN_USE`, `ERR_PEERLINE_INVALID`
+   */
+  static async listen(address: string, onPath: (path: FramedPath) => void): Promise<Listener> {
+    const { host, port } = parseHostPort(address)
+    const server = net.createServer({ noDelay: true }, (socket) => onPath(tcpPath(socket)))
+    await listenOn(server, host, port)
+    return new Listener(server)
+  }
+
+  /** `host:port` as it was bound. */
+  get address(): string {
+    return formatHostPort(this.#host, this.#port)
+  }
+
+  /** True when it is bound to loopback alone. */
+  get onLoopback(): boolean {
+    return scopeOf(this.#host) === 'loopback'
+  }
+
+  /** The addresses at which others may find it. `loopback`: also those of this machine alone. */
+  candidates(loopback: boolean): Candidate[] {
+    const port = this.#port
+    if (scopeOf(this.#host) !== 'unspecified') return [{ kind: 'tcp', host: this.#host, port }]
+    const both = this.#host.includes(':')
+    return localAddresses({ loopback })
+      .filter(({ family }) => both || family === 4)
+      .map(({ host }) => ({ kind: 'tcp', host, port }))
+  }
+
+  close(): Promise<void> {
+    return new Promise((resolve) => this.#server.close(() => resolve()))
+  }
+}
+
+/**
+ * Binds a server; an empty host means every interface.
+ * @throws PeerlineError `ERR_PEERLINE_ADDRESS_IN_USE`, `ERR_PEERLINE_INVALID`
+ */
+export async function listenOn(server: net.Server, host: string, port: number): Promise<void> {
+  try {
+    await bind(server, host === '' ? '::' : host, port)
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code
+    // Machines without IPv6 have no `::`.
+    if (host === '' && (code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL')) return bind(server, '0.0.0.0', port)
+    const where = formatHostPort(host, port)
+    if (code === 'EADDRINUSE') {
+      throw new PeerlineError('ERR_PEERLINE_ADDRESS_IN_USE', `${where} is in use`, { cause: error })
+    }
+    throw new PeerlineError('ERR_PEERLINE_INVALID', `cannot listen on ${where}: ${code}`, { cause: error })
+  }
+}
+
+function bind(server: net.Server, host: string, port: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject)
+    server.listen({ host, port }, () => {
+      server.off('error', reject)
+      // An accept that fails later (too many open files) costs that connection, not the process.
+      server.on('error', () => {})
+      resolve()
+    })
+  })
+}

@@ -1,0 +1,207 @@
+/**
+ * The answering side of request and response; the wire is drawn in request.ts.
+ *
+ *     receiving --FIN--> handling --answered--> flushing --> over
+ *         \-- too large, late, reset --> over        \-- late --> over
+ *
+ * - The size limit holds while the body comes; a handler sees only whole bodies within it.
+ * - Each state has its deadline. A handler that passes its own is answered for, and its signal fires.
+ * - Whatever the handler or the other side does, nothing is thrown and no rejection is left over: this runs inside the
+ *   session's reading.
+ */
+import { PeerlineError } from '../errors.ts'
+import type { PeerId } from '../identity/index.ts'
+import { type Stream, StreamCode, type StreamSink } from '../session/index.ts'
+import { Collector } from './collector.ts'
+import { Deadline } from './deadline.ts'
+import { encodeFailure } from './failure.ts'
+import { MAX_BODY_BYTES, REQUEST_TIMEOUT_MS, Status } from './request.ts'
+
+/** Bytes of the largest answer that is joined with its status byte; a larger one is sent from where it lies. */
+const JOIN_BYTES = 4_095
+
+/**
+ * Handlers that may run at once for one peer: twice the streams of a session. Without it, a peer that opens and gives up
+ * requests without end would have any number of them run, for a stream given up counts no more.
+ */
+const MAX_RUNNING_PER_PEER = 512
+
+/** Handlers running now, by who asked: those that answer later, until they have or their time is up. */
+const running = new Map<PeerId, number>()
+
+const OK_BYTE = new Uint8Array([Status.OK])
+
+/** What a handler is told beside the body. */
+export interface RequestContext {
+  /** Who asks. */
+  readonly from: PeerId
+  readonly protocol: string
+  /** Fires when nobody waits for the answer any more: the asker gave up, was lost, or the time is up. */
+  readonly signal: AbortSignal
+}
+
+/** Answers a request. A `PeerlineError` that it throws reaches the asker; of any other, the asker learns no detail. */
+export type RequestHandler = (body: Uint8Array, context: RequestContext) => Uint8Array | Promise<Uint8Array>
+
+export interface ServeRequestOptions {
+  /** Who opened the stream. */
+  readonly from: PeerId
+  /** Bytes of the largest request taken. @default 1_048_576 */
+  readonly maxRequestBytes?: number
+  /** ms each for the request to come, the handler, and the answer to go out. @default 10_000 */
+  readonly timeoutMs?: number
+}
+
+/** Answers the request that comes on `stream`. Never throws. */
+export function serveRequest(stream: Stream, handler: RequestHandler, options: ServeRequestOptions): void {
+  stream.pipeTo(new Served(stream, handler, options))
+}
+
+/** A request being served. */
+class Served extends Deadline implements StreamSink {
+  readonly from: PeerId
+  readonly stream: Stream
+  readonly #handler: RequestHandler
+  readonly #timeoutMs: number
+  readonly #body: Collector
+  #state: 'receiving' | 'handling' | 'flushing' | 'over' = 'receiving'
+  #counted = false
+  #controller: AbortController | undefined
+
+  constructor(stream: Stream, handler: RequestHandler, options: ServeRequestOptions) {
+    super()
+    this.stream = stream
+    this.from = options.from
+    this.#handler = handler
+    this.#timeoutMs = options.timeoutMs ?? REQUEST_TIMEOUT_MS
+    this.#body = new Collector(options.maxRequestBytes ?? MAX_BODY_BYTES)
+    this.arm(this.#timeoutMs)
+  }
+
+  data(chunk: Uint8Array): void {
+    if (this.#state !== 'receiving' || this.#body.add(chunk)) return
+    this.#over()
+    this.stream.reset(StreamCode.TOO_LARGE)
+  }
+
+  error(): void {
+    if (this.#state === 'receiving') this.#over()
+  }
+
+  end(): void {
+    if (this.#state !== 'receiving') return
+    this.#state = 'handling'
+    if ((running.get(this.from) ?? 0) >= MAX_RUNNING_PER_PEER) return this.#fail(TOO_MANY)
+    let later: Promise<Uint8Array>
+    try {
+      const answer = this.#handler(this.#body.take(), new Context(this))
+      if (answer instanceof Uint8Array) return this.#answer(answer)
+      later = Promise.resolve(answer)
+    } catch (error) {
+      return this.#fail(error)
+    }
+    this.#count(1)
+    this.#counted = true
+    this.arm(this.#timeoutMs)
+    later.then(
+      (bytes) => this.#answer(bytes),
+      (error) => this.#fail(error),
+    )
+  }
+
+  #count(change: 1 | -1): void {
+    const count = (running.get(this.from) ?? 0) + change
+    if (count === 0) running.delete(this.from)
+    else running.set(this.from, count)
+  }
+
+  /** The handler's signal, made when it is asked for. */
+  get signal(): AbortSignal {
+    if (this.#controller !== undefined) return this.#controller.signal
+    const controller = new AbortController()
+    this.#controller = controller
+    const gone = () => {
+      if (this.#state === 'handling') controller.abort(new PeerlineError('ERR_PEERLINE_ABORTED', 'the asker gave up'))
+    }
+    if (this.stream.done) gone()
+    else void this.stream.closed.then(gone)
+    return controller.signal
+  }
+
+  #answer(bytes: Uint8Array): void {
+    if (this.#state !== 'handling') return
+    if (!(bytes instanceof Uint8Array)) return this.#fail(undefined)
+    if (bytes.length <= JOIN_BYTES) {
+      // From the pool: it is copied into a batch of frames and gone with the turn.
+      const whole = Buffer.allocUnsafe(1 + bytes.length)
+      whole[0] = Status.OK
+      whole.set(bytes, 1)
+      return this.#flush(whole)
+    }
+    this.stream.write(OK_BYTE).catch(ignore)
+    this.#flush(bytes)
+  }
+
+  #fail(error: unknown): void {
+    if (this.#state !== 'handling') return
+    const failure = encodeFailure(error)
+    const whole = new Uint8Array(1 + failure.length)
+    whole[0] = Status.FAILED
+    whole.set(failure, 1)
+    this.#flush(whole)
+  }
+
+  #flush(last: Uint8Array): void {
+    this.#state = 'flushing'
+    if (this.#counted) this.#count(-1)
+    const ended = this.stream.end(last)
+    if (this.stream.done) {
+      ended.catch(ignore)
+      return this.#over()
+    }
+    this.arm(this.#timeoutMs)
+    const over = () => this.#over()
+    ended.then(over, over)
+  }
+
+  protected expired(): void {
+    if (this.#state === 'handling') {
+      const error = new PeerlineError('ERR_PEERLINE_TIMEOUT', `${this.stream.protocol}: the handler took too long`)
+      this.#fail(error)
+      this.#controller?.abort(error)
+    } else if (this.#state !== 'over') {
+      this.#over()
+      this.stream.reset(StreamCode.TIMEOUT)
+    }
+  }
+
+  #over(): void {
+    this.#state = 'over'
+    this.disarm()
+  }
+}
+
+const TOO_MANY = new PeerlineError('ERR_PEERLINE_BUSY', `${MAX_RUNNING_PER_PEER} requests of yours are being handled`)
+
+function ignore(): void {}
+
+/** What a handler may see of a request. */
+class Context implements RequestContext {
+  readonly #served: Served
+
+  constructor(served: Served) {
+    this.#served = served
+  }
+
+  get from(): PeerId {
+    return this.#served.from
+  }
+
+  get protocol(): string {
+    return this.#served.stream.protocol
+  }
+
+  get signal(): AbortSignal {
+    return this.#served.signal
+  }
+}

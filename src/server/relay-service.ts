@@ -1,0 +1,185 @@
+/**
+ * The relay: peers reserve, mint circuits by themselves, and the two ends of a circuit are joined, unread.
+ *
+ * - It never dials anybody: both ends come to it, so it cannot be made to reach into a network.
+ * - No reservation, no circuit. Reservations are for authenticated peers, and end with their session.
+ * - Quotas in time, bytes and rate hold for every circuit; counts hold for every reservation and for the whole.
+ * - Back-pressure goes straight through: what one end does not take, the other is not asked for.
+ */
+import { randomBytes } from 'node:crypto'
+import { fields, MessageKind, PROTOCOL_VERSION, toHex } from '../bytes/index.ts'
+import { MAX_RELAY_MESSAGE_BYTES } from '../connect/index.ts'
+import { type FramedPath, RefusedCode, readCircuit, verifyCircuit } from '../path/index.ts'
+import type { StreamContext } from '../peer/index.ts'
+import { MessageStream, type Stream, StreamCode } from '../session/index.ts'
+import { splice } from './splice.ts'
+
+export interface RelayLimits {
+  /** Reservations at once. @default 10_000 */
+  readonly maxReservations?: number
+  /** ms that a reservation is good for; peers renew at half of it. @default 3_600_000 (1 h) */
+  readonly reservationMs?: number
+  /** Circuits at once in one reservation, the waiting ones among them. @default 64 */
+  readonly maxCircuits?: number
+  /** ms that a circuit may last. @default 14_400_000 (4 h) */
+  readonly circuitMs?: number
+  /** Bytes that a circuit may carry, both ways together. @default 68_719_476_736 (64 GiB) */
+  readonly circuitBytes?: number
+  /** Bytes a second that a circuit may carry, each way. @default 134_217_728 (128 MiB/s, about 1 Gbit/s) */
+  readonly bytesPerSecond?: number
+}
+
+const DEFAULTS: Required<RelayLimits> = {
+  maxReservations: 10_000,
+  reservationMs: 3_600_000,
+  maxCircuits: 64,
+  circuitMs: 14_400_000,
+  circuitBytes: 68_719_476_736,
+  bytesPerSecond: 134_217_728,
+}
+
+/** ms that one end waits for the other: the callee's approver may be a person; see ANSWER_TIMEOUT_MS. */
+const OTHER_END_MS = 35_000
+
+/** Token lifetimes beyond this are refused, so that the record of used ones stays small. */
+const MAX_TOKEN_MS = 300_000
+
+interface Reservation {
+  readonly id: Uint8Array
+  readonly secret: Uint8Array
+  expiresAt: number
+  circuits: number
+  /** Circuit ends that came, and when they may be forgotten: a token opens its end once. */
+  readonly used: Map<string, number>
+}
+
+interface WaitingEnd {
+  readonly path: FramedPath
+  readonly side: 0 | 1
+  readonly reservation: Reservation
+  readonly timer: ReturnType<typeof setTimeout>
+}
+
+export class RelayService {
+  readonly #limits: Required<RelayLimits>
+  readonly #reservations = new Map<string, Reservation>()
+  readonly #waiting = new Map<string, WaitingEnd>()
+  readonly #circuits = new Set<() => void>()
+
+  constructor(limits: RelayLimits = {}) {
+    this.#limits = { ...DEFAULTS, ...limits }
+  }
+
+  get reservations(): number {
+    return this.#reservations.size
+  }
+
+  /** Joined circuits. */
+  get circuits(): number {
+    return this.#circuits.size
+  }
+
+  /** Serves one stream of a peer's session: reservations are asked for on it. */
+  serve(stream: Stream, _context: StreamContext): void {
+    if (this.#reservations.size >= this.#limits.maxReservations) return stream.reset(StreamCode.BUSY)
+    const reservation: Reservation = {
+      id: new Uint8Array(randomBytes(16)),
+      secret: new Uint8Array(randomBytes(32)),
+      expiresAt: 0,
+      circuits: 0,
+      used: new Map(),
+    }
+    const key = toHex(reservation.id)
+    this.#reservations.set(key, reservation)
+    const messages = new MessageStream(stream, {
+      maxBytes: MAX_RELAY_MESSAGE_BYTES,
+      onMessage: (message) => {
+        fields(message, 'relay request').oneOf('t', ['reserve'])
+        reservation.expiresAt = Date.now() + this.#limits.reservationMs
+        messages
+          .send({ t: 'reserved', id: reservation.id, secret: reservation.secret, ttl: this.#limits.reservationMs })
+          .catch(() => {})
+      },
+      onEnd: () => {
+        this.#reservations.delete(key)
+        if (!stream.done) stream.reset()
+      },
+    })
+  }
+
+  /** Takes a path whose first message asked for a circuit; the path is paused. */
+  onCircuit(path: FramedPath, message: Uint8Array): void {
+    const { reservation: id, circuit, side, expiresAt } = readCircuit(message)
+    const reservation = this.#reservations.get(toHex(id))
+    if (reservation === undefined) return refuse(path, RefusedCode.UNKNOWN)
+    if (!verifyCircuit(message, reservation.secret)) return refuse(path, RefusedCode.TOKEN)
+    const now = Date.now()
+    if (expiresAt < now || expiresAt > now + MAX_TOKEN_MS) return refuse(path, RefusedCode.EXPIRED)
+    if (reservation.expiresAt < now) return refuse(path, RefusedCode.EXPIRED)
+    for (const [end, until] of reservation.used) if (until < now) reservation.used.delete(end)
+    const key = toHex(circuit)
+    const end = `${key}${side}`
+    if (reservation.used.has(end)) return refuse(path, RefusedCode.TOKEN)
+    const other = this.#waiting.get(key)
+    if (other === undefined) {
+      if (reservation.circuits >= this.#limits.maxCircuits) return refuse(path, RefusedCode.QUOTA)
+      reservation.used.set(end, expiresAt)
+      return this.#wait(key, path, side, reservation)
+    }
+    if (other.side === side || other.reservation !== reservation) return refuse(path, RefusedCode.TOKEN)
+    reservation.used.set(end, expiresAt)
+    clearTimeout(other.timer)
+    this.#waiting.delete(key)
+    this.#join(other.path, path, reservation)
+  }
+
+  #wait(key: string, path: FramedPath, side: 0 | 1, reservation: Reservation): void {
+    const leave = () => {
+      clearTimeout(timer)
+      if (this.#waiting.get(key)?.path !== path) return
+      this.#waiting.delete(key)
+      reservation.circuits--
+    }
+    const timer = setTimeout(() => {
+      leave()
+      refuse(path, RefusedCode.ABSENT)
+    }, OTHER_END_MS)
+    reservation.circuits++
+    this.#waiting.set(key, { path, side, reservation, timer })
+    path.start({ message: () => {}, drain: () => {}, close: leave })
+  }
+
+  #join(first: FramedPath, second: FramedPath, reservation: Reservation): void {
+    const joined = Uint8Array.of(PROTOCOL_VERSION, MessageKind.JOINED)
+    first.send([joined])
+    second.send([joined])
+    const a = first.release()
+    const b = second.release()
+    const { circuitBytes, circuitMs, bytesPerSecond } = this.#limits
+    const end = splice(a.pipe, a.rest, b.pipe, b.rest, {
+      maxBytes: circuitBytes,
+      maxMs: circuitMs,
+      bytesPerSecond,
+      onEnd: () => {
+        reservation.circuits--
+        this.#circuits.delete(end)
+      },
+    })
+    this.#circuits.add(end)
+  }
+
+  /** Ends every circuit. */
+  close(): void {
+    for (const end of [...this.#circuits]) end()
+    for (const { path, timer } of this.#waiting.values()) {
+      clearTimeout(timer)
+      path.destroy()
+    }
+    this.#waiting.clear()
+  }
+}
+
+function refuse(path: FramedPath, code: number): void {
+  path.send([Uint8Array.of(PROTOCOL_VERSION, MessageKind.REFUSED, code)])
+  path.close()
+}

@@ -1,0 +1,77 @@
+/**
+ * A small world on loopback: a server, peers, and a hand on the TCP connections between them.
+ */
+import diagnostics from 'node:diagnostics_channel'
+import type net from 'node:net'
+import { onTestFinished } from 'vitest'
+import { Peer, type PeerOptions } from '../../src/index.ts'
+import { Server, type ServerOptions } from '../../src/server/index.ts'
+
+/** Starts a server that ends with the test. */
+export async function startServer(options: ServerOptions = {}): Promise<Server> {
+  const server = await Server.create({ listen: '127.0.0.1:0', ...options })
+  onTestFinished(() => server.close({ signal: AbortSignal.timeout(500) }))
+  return server
+}
+
+/** Starts a peer that lets everybody in, listens on loopback, and ends with the test. */
+export async function startPeer(options: PeerOptions = {}): Promise<Peer> {
+  const peer = await Peer.create({ listen: ['127.0.0.1:0'], firewall: { allow: 'all' }, ...options })
+  onTestFinished(() => peer.close({ signal: AbortSignal.timeout(500) }))
+  return peer
+}
+
+/** Two peers that are online at a server. */
+export async function startWorld(
+  options: { server?: ServerOptions; a?: PeerOptions; b?: PeerOptions } = {},
+): Promise<{ server: Server; a: Peer; b: Peer }> {
+  const server = await startServer(options.server)
+  const a = await startPeer({ rendezvous: [server.url], ...options.a })
+  const b = await startPeer({ rendezvous: [server.url], ...options.b })
+  await Promise.all([a.online(), b.online()])
+  return { server, a, b }
+}
+
+/** Every TCP connection that this process dials from now on, until the test ends: a hand to cut them with. */
+export function watchSockets(): net.Socket[] {
+  const sockets: net.Socket[] = []
+  const onSocket = (message: unknown) => {
+    sockets.push((message as { socket: net.Socket }).socket)
+  }
+  diagnostics.subscribe('net.client.socket', onSocket)
+  onTestFinished(() => {
+    diagnostics.unsubscribe('net.client.socket', onSocket)
+  })
+  return sockets
+}
+
+/** Cuts the connections to `port`, as a router that reboots does: no goodbye. */
+export function cut(sockets: readonly net.Socket[], port: number): number {
+  const to = sockets.filter((socket) => socket.remotePort === port && !socket.destroyed)
+  for (const socket of to) socket.resetAndDestroy()
+  return to.length
+}
+
+export function portOf(address: string): number {
+  return Number(/:(\d+)(#|$)/.exec(address)![1])
+}
+
+/** All bytes of a stream. */
+export async function readAll(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const chunks: Uint8Array[] = []
+  for await (const chunk of stream) chunks.push(chunk)
+  return Buffer.concat(chunks)
+}
+
+/** Resolves with the first event of a type for which `when` holds. */
+export function once<D>(
+  target: { addEventListener(type: never, listener: (event: CustomEvent<D>) => void): void },
+  type: string,
+  when: (detail: D) => boolean = () => true,
+): Promise<D> {
+  return new Promise((resolve) => {
+    target.addEventListener(type as never, (event) => {
+      if (when(event.detail)) resolve(event.detail)
+    })
+  })
+}
