@@ -38,3 +38,8 @@ export function fromHex(text: string): Uint8Array {
     throw new PeerlineError('ERR_PEERLINE_INVALID', 'The text is not hexadecimal')
   }
 }
+
+/** A copy that nobody else writes to. `slice` is no such thing: on a Buffer it is a view. */
+export function copyBytes(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(bytes)
+}

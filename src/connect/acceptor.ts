@@ -45,7 +45,8 @@ export interface AcceptorOptions {
 
 export class Acceptor {
   readonly #options: AcceptorOptions
-  #strangers = 0
+  readonly #strangers = new Set<Path>()
+  #closed = false
 
   constructor(options: AcceptorOptions) {
     this.#options = options
@@ -53,15 +54,21 @@ export class Acceptor {
 
   /** Takes a path that somebody opened to us. Never rejects: what goes wrong ends the path. */
   async accept(path: FramedPath): Promise<void> {
-    if (this.#strangers >= MAX_STRANGERS) return path.destroy()
-    this.#strangers++
+    if (this.#closed || this.#strangers.size >= MAX_STRANGERS) return path.destroy()
+    this.#strangers.add(path)
     try {
       await this.#accept(path)
     } catch (error) {
       path.destroy(asPeerlineError(error, 'ERR_PEERLINE_PROTOCOL'))
     } finally {
-      this.#strangers--
+      this.#strangers.delete(path)
     }
+  }
+
+  /** Ends the paths that have not said what they want, or are not let in yet, and takes no more. */
+  close(): void {
+    this.#closed = true
+    for (const path of this.#strangers) path.destroy()
   }
 
   async #accept(path: FramedPath): Promise<void> {

@@ -8,7 +8,7 @@
  */
 
 import { isIP } from 'node:net'
-import { decodeCbor, encodeCbor, fields } from '../bytes/index.ts'
+import { copyBytes, decodeCbor, encodeCbor, fields } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { scopeOf } from '../network/address.ts'
 import { CIRCUIT_BYTES } from '../path/index.ts'
@@ -68,7 +68,7 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
     const [relay, token] = tuple(entry, 2)
     if (typeof relay !== 'string' || relay.length > MAX_URL_LENGTH) throw malformed()
     if (!(token instanceof Uint8Array) || token.length !== CIRCUIT_BYTES) throw malformed()
-    circuits.push({ relay, token: token.slice() })
+    circuits.push({ relay, token: copyBytes(token) })
   }
   return { candidates, circuits }
 }

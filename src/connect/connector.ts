@@ -11,7 +11,7 @@
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { createOffer, type Offer, openOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
-import { parseHostPort } from '../network/address.ts'
+import { parseHostPort, scopeOf } from '../network/address.ts'
 import { connectTcp, FramedPath, type Path, RelayPath, SocketPipe } from '../path/index.ts'
 import { Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
@@ -69,6 +69,8 @@ export class Connector {
   readonly #sessions = new Map<string, Session>()
   readonly #byPeer = new Map<PeerId, Set<Session>>()
   readonly #dialling = new Map<PeerId, Dialling>()
+  /** Sessions whose further candidates are being dialled, and the set that came meanwhile. */
+  readonly #told = new Map<Session, Uint8Array | undefined>()
   readonly #closing = new AbortController()
 
   constructor(options: ConnectorOptions) {
@@ -226,12 +228,16 @@ export class Connector {
     }
   }
 
-  /** A relay that a remote names is dialled when it is one of ours, or its address is one that anybody may be sent to. */
+  /**
+   * A relay that a remote names is dialled when it is one of ours, by whatever scheme, or when its address is public. A
+   * private one is not: it would let a remote send requests to whatever answers HTTP in our network.
+   */
   #mayJoin(relay: string): boolean {
-    if (this.#options.knownRelays().includes(relay)) return true
     try {
-      const { host } = parseServerAddress(relay)
-      return mayDial(host, { loopback: this.#options.loopback() })
+      const { host, port } = parseServerAddress(relay)
+      const ours = this.#options.knownRelays().map(parseServerAddress)
+      if (ours.some((known) => known.host === host && known.port === port)) return true
+      return scopeOf(host) !== 'private' && mayDial(host, { loopback: this.#options.loopback() })
     } catch {
       return false
     }
@@ -249,12 +255,22 @@ export class Connector {
 
   // ---- paths ----
 
-  /** More candidates of the other side, told within the session. */
+  /** More candidates of the other side, told within the session: one set at a time, and then the latest, if any. */
   async onCandidates(session: Session, bytes: Uint8Array): Promise<void> {
+    const running = this.#told.has(session)
+    this.#told.set(session, bytes)
+    if (running) return
     try {
-      await this.#dialCandidates(session, decodeBody(bytes).candidates)
+      for (let now: Uint8Array | undefined = bytes; now !== undefined; now = this.#told.get(session)) {
+        this.#told.set(session, undefined)
+        if (session.state === 'closed') break
+        // When none opens, the session stays on what it has.
+        await this.#dialCandidates(session, decodeBody(now).candidates).catch(() => {})
+      }
     } catch {
-      // The session stays on what it has.
+      // A malformed set is as good as none.
+    } finally {
+      this.#told.delete(session)
     }
   }
 
@@ -327,16 +343,18 @@ export class Connector {
   }
 
   async #handshake(to: PeerId, path: Path, signal: AbortSignal): Promise<Session> {
+    const started = performance.now()
     const session = this.#newSession(await dialOverPath(this.#options.identity, to, path, { signal }), to)
-    session.adopt(path, true)
+    session.adopt(path, true, performance.now() - started)
     return session
   }
 
   // ---- sessions ----
 
   async #admit(from: PeerId, how: 'direct' | 'signaled'): Promise<void> {
-    if (this.#closing.signal.aborted) throw new PeerlineError('ERR_PEERLINE_CLOSED', 'this peer is closing')
     await this.#options.admit(from, how)
+    // Asked last: the approver may have thought for long.
+    if (this.#closing.signal.aborted) throw new PeerlineError('ERR_PEERLINE_CLOSED', 'this peer is closing')
     const ofPeer = this.#byPeer.get(from)?.size ?? 0
     if (ofPeer >= MAX_SESSIONS_PER_PEER || this.#sessions.size >= (this.#options.maxSessions ?? MAX_SESSIONS)) {
       throw new PeerlineError('ERR_PEERLINE_BUSY', 'too many sessions are open')
@@ -361,6 +379,7 @@ export class Connector {
   /** Ends every dial and every session in order. */
   async close(options: { signal?: AbortSignal } = {}): Promise<void> {
     this.#closing.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the peer was closed'))
+    this.acceptor.close()
     await Promise.all(this.sessions.map((session) => session.close(options)))
   }
 }

@@ -1,6 +1,7 @@
 /**
  * The first message of a path, awaited with a deadline.
  */
+import { copyBytes } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
 import type { Path } from '../path/index.ts'
 
@@ -34,7 +35,7 @@ export function firstMessage(path: Path, options: { signal?: AbortSignal; ms?: n
         done()
         // Until the next owner starts the path, its end must have a taker.
         path.start({ message: () => {}, drain: () => {}, close: () => {} })
-        resolve(message)
+        resolve(copyBytes(message))
       },
       drain: () => {},
       close: (error) => {

@@ -6,7 +6,7 @@
  *
  * One stream of the session with the relay; a new 'reserve' on it renews. The reservation ends with the session.
  */
-import { fields } from '../bytes/index.ts'
+import { copyBytes, fields } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
 import { type CircuitSide, mintCircuit } from '../path/index.ts'
 import { MessageStream, type Session } from '../session/index.ts'
@@ -85,8 +85,8 @@ export class Reservation {
   #onReply(message: unknown): void {
     const all = fields(message, 'reservation')
     all.oneOf('t', ['reserved'])
-    this.#id = all.bytes('id', { length: 16 }).slice()
-    this.#secret = all.bytes('secret', { length: 32 }).slice()
+    this.#id = copyBytes(all.bytes('id', { length: 16 }))
+    this.#secret = copyBytes(all.bytes('secret', { length: 32 }))
     const ttl = all.integer('ttl', { min: MIN_TTL_MS, max: MAX_TTL_MS })
     const told = all.optional('address', (name) => all.text(name, { max: MAX_URL_LENGTH }))
     this.#relayAddress = told === undefined ? undefined : parseServerAddress(told).address

@@ -19,7 +19,7 @@
  * Proven with the published vectors in `noise.vectors.json`.
  */
 
-import { concatBytes } from '../bytes/bytes.ts'
+import { concatBytes, copyBytes } from '../bytes/bytes.ts'
 import { Cursor } from '../bytes/cursor.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { generateKeyPair, KEY_BYTES, type KeyPair, x25519 } from '../identity/curve.ts'
@@ -76,7 +76,7 @@ export class NoiseHandshake {
     this.pattern = pattern
     this.initiator = initiator
     this.#static = staticKey
-    this.#remoteStatic = remoteStatic?.slice()
+    this.#remoteStatic = remoteStatic === undefined ? undefined : copyBytes(remoteStatic)
     this.#ephemeral = ephemeral
     this.#symmetric = new SymmetricState(`Noise_${pattern}_25519_AESGCM_SHA256`)
     this.#symmetric.mixHash(prologue)
@@ -128,7 +128,7 @@ export class NoiseHandshake {
       const cursor = new Cursor(message)
       for (const token of this.#takeTurn(false)) {
         if (token === 'e') {
-          this.#remoteEphemeral = cursor.readBytes(KEY_BYTES).slice()
+          this.#remoteEphemeral = copyBytes(cursor.readBytes(KEY_BYTES))
           this.#symmetric.mixHash(this.#remoteEphemeral)
         } else if (token === 's') {
           this.#remoteStatic = this.#symmetric.decryptAndHash(cursor.readBytes(KEY_BYTES + this.#symmetric.overhead))

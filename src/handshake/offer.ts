@@ -20,7 +20,7 @@
  * revision 34, section 7.5 (interactive patterns).
  */
 import { randomBytes } from 'node:crypto'
-import { concatBytes, equalBytes } from '../bytes/bytes.ts'
+import { concatBytes, copyBytes, equalBytes } from '../bytes/bytes.ts'
 import { decodeCbor, encodeCbor } from '../bytes/cbor.ts'
 import { Cursor } from '../bytes/cursor.ts'
 import { fields } from '../bytes/fields.ts'
@@ -194,7 +194,7 @@ export function openOffer(
     throw new PeerlineError('ERR_PEERLINE_WRONG_PEER', 'the offer is for another peer')
   }
   const from = provenPeer(claimed, handshake.remoteStatic)
-  const requestId = payload.readBytes(REQUEST_ID_BYTES).slice()
+  const requestId = copyBytes(payload.readBytes(REQUEST_ID_BYTES))
   const expiresAt = payload.readUint64()
   const time = now()
   checkExpiry(expiresAt, time)

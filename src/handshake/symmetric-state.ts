@@ -6,7 +6,7 @@
  * it where it was, but the other side is no longer in step.
  */
 import { createCipheriv, createDecipheriv, createHash, createHmac, hkdfSync } from 'node:crypto'
-import { concatBytes } from '../bytes/bytes.ts'
+import { concatBytes, copyBytes } from '../bytes/bytes.ts'
 import { PeerlineError } from '../errors.ts'
 
 /** Bytes that AES-256-GCM adds to what it seals: the whole 128-bit tag. */
@@ -85,13 +85,13 @@ export class SymmetricState {
 
   /** EncryptAndHash: without a key yet, the plaintext goes out as it is, but is hashed. */
   encryptAndHash(plaintext: Uint8Array): Uint8Array {
-    const out = this.#key === undefined ? plaintext.slice() : encrypt(this.#key, this.#n++, this.#hash, plaintext)
+    const out = this.#key === undefined ? copyBytes(plaintext) : encrypt(this.#key, this.#n++, this.#hash, plaintext)
     this.mixHash(out)
     return out
   }
 
   decryptAndHash(data: Uint8Array): Uint8Array {
-    const plaintext = this.#key === undefined ? data.slice() : decrypt(this.#key, this.#n++, this.#hash, data)
+    const plaintext = this.#key === undefined ? copyBytes(data) : decrypt(this.#key, this.#n++, this.#hash, data)
     this.mixHash(data)
     return plaintext
   }

@@ -26,7 +26,7 @@ export const MAX_FIRST_MESSAGE_BYTES = 17_408
 
 /** What a path tells its owner. */
 export interface PathHandler {
-  /** One whole message. It belongs to the receiver, who may keep it. */
+  /** One whole message. Its bytes hold until the call returns: who keeps them copies them. */
   message(message: Uint8Array): void
   /** The path takes more, after `send` had answered false. */
   drain(): void

@@ -17,7 +17,7 @@
  * - A token opens one side of one circuit once, before it expires.
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
-import { MessageKind, PROTOCOL_VERSION, readPreamble } from '../bytes/index.ts'
+import { copyBytes, MessageKind, PROTOCOL_VERSION, readPreamble } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { FramedPath } from './framing.ts'
 import type { PathHandler } from './path.ts'
@@ -80,8 +80,8 @@ export function readCircuit(token: Uint8Array): CircuitClaim {
   }
   const view = Buffer.from(token.buffer, token.byteOffset, token.length)
   return {
-    reservation: token.slice(2, 18),
-    circuit: token.slice(18, 34),
+    reservation: copyBytes(token.subarray(2, 18)),
+    circuit: copyBytes(token.subarray(18, 34)),
     side,
     expiresAt: Number(view.readBigUInt64BE(35)),
   }

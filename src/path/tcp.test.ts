@@ -154,6 +154,35 @@ describe('a path over TCP', () => {
   })
 })
 
+describe('a TCP pipe handed to another owner', () => {
+  test('tells the new one all that comes from then on, and nothing to the old one', async () => {
+    const pair = await pairForTest()
+    const first = new Recorder()
+    pair.a.start(first)
+    first.onMessage = () => pair.a.pause()
+    pair.rawB.write([framed(sample(5)), Buffer.from('rest')])
+    await first.count(1)
+    const { pipe, rest } = (pair.a as FramedPath).release()
+    const heard: Uint8Array[] = rest === undefined ? [] : [rest]
+    let drained = (): void => {}
+    const drain = new Promise<void>((resolve) => {
+      drained = resolve
+    })
+    const closed = new Promise((resolve) => {
+      pipe.start({ data: (chunk) => void heard.push(chunk), drain: drained, close: resolve })
+    })
+    while (pipe.write([sample(65_536)]));
+    expect(pipe.writable).toBe(false)
+    pair.rawB.write([Buffer.from(' and more')])
+    pair.rawB.resume()
+    await drain
+    pair.rawB.end()
+    await closed
+    expect(Buffer.concat(heard).toString()).toBe('rest and more')
+    expect([first.messages.length, first.drains, first.closes.length]).toEqual([1, 0, 0])
+  })
+})
+
 describe('connectTcp', () => {
   test.each(['127.0.0.1', '::1', 'localhost'])('a port of %s where nothing listens is unreachable', async (host) => {
     const server = await listen(host === '::1' ? '::1' : '127.0.0.1')

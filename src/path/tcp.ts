@@ -64,9 +64,12 @@ export class SocketPipe implements Pipe {
   write(parts: readonly Uint8Array[]): boolean {
     const socket = this.#socket
     if (!socket.writable) return false
-    socket.cork()
-    for (const part of parts) socket.write(part)
-    socket.uncork()
+    if (parts.length === 1) socket.write(parts[0]!)
+    else {
+      socket.cork()
+      for (const part of parts) socket.write(part)
+      socket.uncork()
+    }
     this.#blocked = socket.writableLength >= PIPE_HIGH_WATER_BYTES
     return !this.#blocked
   }

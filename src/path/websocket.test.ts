@@ -95,7 +95,9 @@ async function withPlainPeer(): Promise<{ atA: Recorder; path: FramedPath; peer:
   const path = new FramedPath('relay', pipe)
   const atA = new Recorder()
   path.start(atA)
-  return { atA, path, peer: await server.accepted() }
+  const peer = await server.accepted()
+  peer.resume()
+  return { atA, path, peer }
 }
 
 describe('a WebSocket as a pipe', () => {

@@ -1,4 +1,4 @@
-export { Listener, listenOn } from './listener.ts'
+export { CONNECTIONS_PER_SOURCE, Listener, listenOn } from './listener.ts'
 export {
   type ConnectOptions,
   Peer,

@@ -4,8 +4,15 @@
 import net from 'node:net'
 import type { Candidate } from '../connect/index.ts'
 import { PeerlineError } from '../errors.ts'
-import { formatHostPort, localAddresses, parseHostPort, scopeOf } from '../network/address.ts'
+import { formatHostPort, localAddresses, parseHostPort, scopeOf, sourceKey } from '../network/address.ts'
 import { type FramedPath, tcpPath } from '../path/index.ts'
+import { KeyedLimiter, type Rate } from '../policy/limits.ts'
+
+/**
+ * Connections a second from one source: each may cost a handshake of about 0.3 ms, and a replay entry that lives for
+ * minutes. A household that starts everything at once stays far below.
+ */
+export const CONNECTIONS_PER_SOURCE: Rate = { rate: 200, burst: 2_000 }
 
 export class Listener {
   readonly #server: net.Server
@@ -25,7 +32,11 @@ export class Listener {
    */
   static async listen(address: string, onPath: (path: FramedPath) => void): Promise<Listener> {
     const { host, port } = parseHostPort(address)
-    const server = net.createServer({ noDelay: true }, (socket) => onPath(tcpPath(socket)))
+    const limiter = new KeyedLimiter(CONNECTIONS_PER_SOURCE)
+    const server = net.createServer({ noDelay: true }, (socket) => {
+      if (limiter.take(sourceKey(socket.remoteAddress ?? ''))) onPath(tcpPath(socket))
+      else socket.destroy()
+    })
     await listenOn(server, host, port)
     return new Listener(server)
   }

@@ -7,7 +7,7 @@
 
 import type { parseServerUrl } from '../connect/index.ts'
 import { Reservation } from '../connect/index.ts'
-import { asPeerlineError, type PeerlineError } from '../errors.ts'
+import { asPeerlineError, PeerlineError } from '../errors.ts'
 import type { Session } from '../session/index.ts'
 import { type OfferHandler, Rendezvous } from '../signaling/index.ts'
 
@@ -64,6 +64,8 @@ export class RendezvousLink {
       this.reservation = reservation
       this.#retryMs = FIRST_RETRY_MS
       session.addEventListener('close', ({ detail }) => this.#lost(detail.error))
+      // A registration may end by itself: nobody could dial us then, so both begin anew.
+      void rendezvous.ended.then((error) => session.abort(error))
       this.#options.onOnline()
     } catch (error) {
       this.#session?.abort(asPeerlineError(error, 'ERR_PEERLINE_UNREACHABLE'))
@@ -89,6 +91,10 @@ export class RendezvousLink {
   close(): void {
     this.#stop.abort()
     clearTimeout(this.#timer)
+    // Nobody opens it another path: a goodbye would wait for one in vain.
+    if (this.#session?.path === undefined) {
+      this.#session?.abort(new PeerlineError('ERR_PEERLINE_CLOSED', `the link with ${this.address} was closed`))
+    }
   }
 }
 

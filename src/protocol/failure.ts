@@ -42,7 +42,8 @@ export function encodeFailure(error: unknown): Uint8Array {
 /** The error that the other side told in `f`. @throws PeerlineError `ERR_PEERLINE_PROTOCOL` */
 export function readFailure(f: Fields): PeerlineError {
   const code = f.text('code', { max: MAX_CODE_LENGTH })
-  const message = f.text('message', { max: MAX_MESSAGE_LENGTH })
+  // It will be printed: a terminal obeys control characters.
+  const message = f.text('message', { max: MAX_MESSAGE_LENGTH }).replace(/\p{Cc}/gu, ' ')
   return new PeerlineError(isErrorCode(code) ? code : 'ERR_PEERLINE_REMOTE', message)
 }
 

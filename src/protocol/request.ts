@@ -11,6 +11,7 @@
  * - A small request is one OPEN and one DATA+FIN frame, and shares its record with others of the same turn. Nothing on
  *   the way allocates a timer or a signal; see deadline.ts.
  */
+import { setMaxListeners } from 'node:events'
 import { abortError, PeerlineError } from '../errors.ts'
 import { type Session, type Stream, StreamCode, type StreamSink } from '../session/index.ts'
 import { Collector } from './collector.ts'
@@ -89,6 +90,8 @@ class Asked extends Deadline implements StreamSink {
     this.#answer = new Collector((options.maxResponseBytes ?? MAX_BODY_BYTES) + 1)
     if (this.#signal === undefined) return
     this.#onAbort = () => this.#giveUp(abortError(this.#signal!, this.#protocol), StreamCode.CANCELLED)
+    // Any number of requests may share a signal: that is no leak to warn of.
+    setMaxListeners(0, this.#signal)
     this.#signal.addEventListener('abort', this.#onAbort)
   }
 

@@ -16,14 +16,11 @@ import { PeerlineError } from '../errors.ts'
 import { formatHostPort, sourceKey } from '../network/address.ts'
 import { isStun, STUN_SNIFF_BYTES } from '../network/stun.ts'
 import { FramedPath, MAX_WEBSOCKET_MESSAGE_BYTES, tcpPath, WEBSOCKET_PROTOCOL, WebSocketPipe } from '../path/index.ts'
-import { listenOn } from '../peer/index.ts'
-import { KeyedLimiter, type Rate } from '../policy/limits.ts'
+import { CONNECTIONS_PER_SOURCE, listenOn } from '../peer/index.ts'
+import { KeyedLimiter } from '../policy/limits.ts'
 
 /** ms for the first bytes to come, and for an HTTP request to be whole: two slow round trips. */
 const SNIFF_MS = 10_000
-
-/** Connections a second from one source: a household, or an office behind one address, after a power cut. */
-const CONNECTIONS_PER_SOURCE: Rate = { rate: 200, burst: 2_000 }
 
 /** Connections at once. Each costs about 10 KiB before its first message. */
 const MAX_CONNECTIONS = 50_000
@@ -45,16 +42,15 @@ export class Port {
   readonly #webSockets: WebSocketServer
   readonly #limiter = new KeyedLimiter(CONNECTIONS_PER_SOURCE)
   readonly #sockets = new Set<net.Socket>()
+  /** Ends connections whose HTTP request is not whole in time: an `http.Server` does so only where it listens itself. */
+  readonly #timers = new WeakMap<net.Socket, ReturnType<typeof setTimeout>>()
 
   /** @throws PeerlineError `ERR_PEERLINE_TLS` when certificate and key are no good */
   constructor(options: PortOptions) {
     this.#options = options
     this.#server = net.createServer({ noDelay: true, pauseOnConnect: true }, (socket) => this.#onConnection(socket))
     this.#server.maxConnections = MAX_CONNECTIONS
-    this.#http = http.createServer(
-      { requestTimeout: SNIFF_MS, headersTimeout: SNIFF_MS, keepAliveTimeout: 1_000, maxHeaderSize: 8_192 },
-      (request, response) => this.#onRequest(request, response),
-    )
+    this.#http = http.createServer({ maxHeaderSize: 8_192 }, (request, response) => this.#onRequest(request, response))
     this.#webSockets = new WebSocketServer({
       noServer: true,
       perMessageDeflate: false,
@@ -62,6 +58,7 @@ export class Port {
       handleProtocols: (offered) => (offered.has(WEBSOCKET_PROTOCOL) ? WEBSOCKET_PROTOCOL : false),
     })
     this.#http.on('upgrade', (request, socket, head) => {
+      this.#stopTimer(socket as net.Socket)
       this.#webSockets.handleUpgrade(request, socket, head, (webSocket) => {
         const remote = remoteOf(socket as net.Socket)
         this.#options.onPath(new FramedPath('tcp', new WebSocketPipe(webSocket, remote)))
@@ -70,7 +67,9 @@ export class Port {
     this.#http.on('clientError', (_error, socket) => socket.destroy())
     if (options.tls === undefined) return
     try {
-      this.#tls = tls.createServer({ ...options.tls, minVersion: 'TLSv1.2' }, (socket) => this.#sniff(socket))
+      this.#tls = tls.createServer({ ...options.tls, minVersion: 'TLSv1.2', handshakeTimeout: SNIFF_MS }, (socket) =>
+        this.#sniff(socket),
+      )
     } catch (cause) {
       throw new PeerlineError('ERR_PEERLINE_TLS', `certificate and key are no good: ${(cause as Error).message}`, {
         cause,
@@ -135,10 +134,21 @@ export class Port {
       socket.unshift(head)
       this.#tls.emit('connection', socket)
     } else if (first >= 0x41 && first <= 0x5a) {
+      const stop = () => this.#stopTimer(socket)
+      this.#timers.set(
+        socket,
+        setTimeout(() => socket.destroy(), SNIFF_MS),
+      )
+      socket.on('close', stop)
       socket.unshift(head)
       this.#http.emit('connection', socket)
       socket.resume()
     } else socket.destroy()
+  }
+
+  #stopTimer(socket: net.Socket): void {
+    clearTimeout(this.#timers.get(socket))
+    this.#timers.delete(socket)
   }
 
   #onRequest(request: http.IncomingMessage, response: http.ServerResponse): void {

@@ -11,7 +11,7 @@ import { fields, MessageKind, PROTOCOL_VERSION, toHex } from '../bytes/index.ts'
 import { MAX_RELAY_MESSAGE_BYTES } from '../connect/index.ts'
 import { type FramedPath, RefusedCode, readCircuit, verifyCircuit } from '../path/index.ts'
 import type { StreamContext } from '../peer/index.ts'
-import { MessageStream, type Stream, StreamCode } from '../session/index.ts'
+import { MessageStream, type Session, type Stream, StreamCode } from '../session/index.ts'
 import { splice } from './splice.ts'
 
 export interface RelayLimits {
@@ -44,6 +44,9 @@ const OTHER_END_MS = 35_000
 /** Token lifetimes beyond this are refused, so that the record of used ones stays small. */
 const MAX_TOKEN_MS = 300_000
 
+/** Used ends remembered for one reservation, about 200 bytes each: 30 new circuits a second at the usual lifetime. */
+const MAX_USED_ENDS = 4_096
+
 interface Reservation {
   readonly id: Uint8Array
   readonly secret: Uint8Array
@@ -65,6 +68,7 @@ export class RelayService {
   readonly #reservations = new Map<string, Reservation>()
   readonly #waiting = new Map<string, WaitingEnd>()
   readonly #circuits = new Set<() => void>()
+  readonly #served = new WeakSet<Session>()
 
   constructor(limits: RelayLimits = {}) {
     this.#limits = { ...DEFAULTS, ...limits }
@@ -79,9 +83,12 @@ export class RelayService {
     return this.#circuits.size
   }
 
-  /** Serves one stream of a peer's session: reservations are asked for on it. */
-  serve(stream: Stream, _context: StreamContext): void {
-    if (this.#reservations.size >= this.#limits.maxReservations) return stream.reset(StreamCode.BUSY)
+  /** Serves one stream of a peer's session: a reservation is asked for on it, one in each session. */
+  serve(stream: Stream, { session }: StreamContext): void {
+    if (this.#reservations.size >= this.#limits.maxReservations || this.#served.has(session)) {
+      return stream.reset(StreamCode.BUSY)
+    }
+    this.#served.add(session)
     const reservation: Reservation = {
       id: new Uint8Array(randomBytes(16)),
       secret: new Uint8Array(randomBytes(32)),
@@ -102,6 +109,7 @@ export class RelayService {
       },
       onEnd: () => {
         this.#reservations.delete(key)
+        this.#served.delete(session)
         if (!stream.done) stream.reset()
       },
     })
@@ -122,7 +130,9 @@ export class RelayService {
     if (reservation.used.has(end)) return refuse(path, RefusedCode.TOKEN)
     const other = this.#waiting.get(key)
     if (other === undefined) {
-      if (reservation.circuits >= this.#limits.maxCircuits) return refuse(path, RefusedCode.QUOTA)
+      if (reservation.circuits >= this.#limits.maxCircuits || reservation.used.size >= MAX_USED_ENDS) {
+        return refuse(path, RefusedCode.QUOTA)
+      }
       reservation.used.set(end, expiresAt)
       return this.#wait(key, path, side, reservation)
     }
@@ -156,16 +166,19 @@ export class RelayService {
     const a = first.release()
     const b = second.release()
     const { circuitBytes, circuitMs, bytesPerSecond } = this.#limits
+    // What was read already may pass the quota: then it has ended before there is anything to keep.
+    let ended = false
     const end = splice(a.pipe, a.rest, b.pipe, b.rest, {
       maxBytes: circuitBytes,
       maxMs: circuitMs,
       bytesPerSecond,
       onEnd: () => {
+        ended = true
         reservation.circuits--
         this.#circuits.delete(end)
       },
     })
-    this.#circuits.add(end)
+    if (!ended) this.#circuits.add(end)
   }
 
   /** Ends every circuit. */

@@ -3,14 +3,16 @@
  *
  * - Every peer is authenticated by its session; `peer` in a signal it passes on is the proven sender, never a claim.
  * - An answer is passed on only to the peer whose offer it answers, from the peer that the offer went to, once.
- * - Several registrations of one peer may stand; the newest gets the offers.
+ * - One stream of a session is served at a time. Several registrations of one peer may stand, each in a session of its
+ *   own; the newest gets the offers.
  */
 import { toHex } from '../bytes/index.ts'
 import type { ErrorCode } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { formatHostPort, parseHostPort, toSocketAddress } from '../network/address.ts'
 import type { StreamContext } from '../peer/index.ts'
 import { KeyedLimiter, type Rate } from '../policy/limits.ts'
-import { MessageStream, type Stream } from '../session/index.ts'
+import { MessageStream, type Session, type Stream, StreamCode } from '../session/index.ts'
 import {
   ANSWER_TIMEOUT_MS,
   encodeSignal,
@@ -46,6 +48,7 @@ export class RendezvousService {
   /** In order of arrival, which is the order of expiry. */
   readonly #offers = new Map<string, OpenOffer>()
   readonly #limiter = new KeyedLimiter(OFFERS_PER_PEER)
+  readonly #served = new WeakSet<Session>()
 
   /** Peers that can be dialled. */
   get online(): number {
@@ -54,14 +57,16 @@ export class RendezvousService {
 
   /** Serves one stream of a peer's session. */
   serve(stream: Stream, { from, session }: StreamContext): void {
+    if (this.#served.has(session)) return stream.reset(StreamCode.BUSY)
+    this.#served.add(session)
     const registration: Registration = {
       peer: from,
       listed: false,
       messages: new MessageStream(stream, {
         maxBytes: MAX_RENDEZVOUS_MESSAGE_BYTES,
-        onMessage: (message) =>
-          this.#onRequest(registration, readRendezvousRequest(message), session.remote ?? 'unknown'),
+        onMessage: (message) => this.#onRequest(registration, readRendezvousRequest(message), observed(session.remote)),
         onEnd: () => {
+          this.#served.delete(session)
           this.#unlist(registration)
           if (!stream.done) stream.reset()
         },
@@ -69,13 +74,13 @@ export class RendezvousService {
     }
   }
 
-  #onRequest(registration: Registration, request: RendezvousRequest, observed: string): void {
+  #onRequest(registration: Registration, request: RendezvousRequest, address: string): void {
     switch (request.t) {
       case 'register':
         this.#unlist(registration)
         registration.listed = request.listed
         if (request.listed) this.#list(registration)
-        this.#tell(registration, { t: 'registered', observed: observed.slice(0, 64), now: Date.now() })
+        this.#tell(registration, { t: 'registered', observed: address, now: Date.now() })
         break
       case 'offer':
         this.#onOffer(registration, request)
@@ -102,13 +107,13 @@ export class RendezvousService {
   }
 
   #onOffer(from: Registration, { peer: to, id, data }: SignalMessage): void {
+    // First of all, so that nobody can ask about others without end.
+    if (!this.#limiter.take(from.peer)) return this.#fail(from, id, 'ERR_PEERLINE_BUSY')
     this.#forgetExpired()
     const key = `${from.peer} ${to} ${toHex(id)}`
     const callee = this.#online.get(to)?.at(-1)
     if (callee === undefined) return this.#fail(from, id, 'ERR_PEERLINE_OFFLINE')
-    if (!this.#limiter.take(from.peer) || this.#offers.size >= MAX_OPEN_OFFERS || this.#offers.has(key)) {
-      return this.#fail(from, id, 'ERR_PEERLINE_BUSY')
-    }
+    if (this.#offers.size >= MAX_OPEN_OFFERS || this.#offers.has(key)) return this.#fail(from, id, 'ERR_PEERLINE_BUSY')
     this.#offers.set(key, { from, to, until: performance.now() + ANSWER_TIMEOUT_MS })
     this.#tell(callee, encodeSignal({ t: 'offer', peer: from.peer, id, data }))
   }
@@ -137,5 +142,16 @@ export class RendezvousService {
   /** A peer that does not read what it is told is let go, before it costs memory. */
   #tell(to: Registration, message: unknown): void {
     to.messages.send(message).catch(() => this.#unlist(to))
+  }
+}
+
+/** Where a peer is seen, as the reflectors tell it: IPv4 as IPv4, also on a socket that takes both. */
+function observed(remote: string | undefined): string {
+  try {
+    const { host, port } = parseHostPort(remote ?? '')
+    const address = toSocketAddress(host, port)
+    return address === undefined ? 'unknown' : formatHostPort(address.host, address.port)
+  } catch {
+    return 'unknown'
   }
 }

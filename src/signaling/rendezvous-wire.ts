@@ -11,7 +11,7 @@
  *
  * The session authenticates the peer; `peer` is 32 bytes, `id` 16, `data` at most 16 KiB and opaque. CBOR maps.
  */
-import { fields } from '../bytes/index.ts'
+import { copyBytes, fields } from '../bytes/index.ts'
 import { type ErrorCode, isErrorCode, PeerlineError } from '../errors.ts'
 import { type PeerId, peerIdFromPublicKey, publicKeyOf } from '../identity/index.ts'
 import { MAX_SIGNAL_BYTES } from './signaling.ts'
@@ -70,7 +70,7 @@ function readSignal(t: 'offer' | 'answer', all: ReturnType<typeof fields>): Sign
   return {
     t,
     peer,
-    id: all.bytes('id', { length: 16 }).slice(),
-    data: all.bytes('data', { max: MAX_SIGNAL_BYTES }).slice(),
+    id: copyBytes(all.bytes('id', { length: 16 })),
+    data: copyBytes(all.bytes('data', { max: MAX_SIGNAL_BYTES })),
   }
 }

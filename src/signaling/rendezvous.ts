@@ -43,6 +43,9 @@ export class Rendezvous implements Signaling {
   observed = ''
   /** What its clock showed less what ours showed, ms. */
   clockOffsetMs = 0
+  /** Resolves with the reason when the registration has ended, be it with its session still open. */
+  readonly ended: Promise<PeerlineError>
+  #tellEnded!: (error: PeerlineError) => void
   readonly #messages: MessageStream
   readonly #options: RegisterOptions
   readonly #waiting = new Map<string, Waiting<Uint8Array>>()
@@ -53,6 +56,9 @@ export class Rendezvous implements Signaling {
   private constructor(stream: Awaited<ReturnType<Session['open']>>, options: RegisterOptions) {
     this.name = options.name
     this.#options = options
+    this.ended = new Promise((resolve) => {
+      this.#tellEnded = resolve
+    })
     this.#messages = new MessageStream(stream, {
       maxBytes: MAX_RENDEZVOUS_MESSAGE_BYTES,
       onMessage: (message) => this.#onReply(readRendezvousReply(message)),
@@ -162,6 +168,7 @@ export class Rendezvous implements Signaling {
   #end(error: PeerlineError): void {
     if (this.#ended !== undefined) return
     this.#ended = error
+    this.#tellEnded(error)
     this.#tellRegistered?.reject(error)
     for (const waiting of [...this.#waiting.values()]) waiting.reject(error)
   }
