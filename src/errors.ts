@@ -17,7 +17,8 @@ const RECOVER = {
   ERR_PEERLINE_CLOSED: 'The peer, session or stream was closed; open a new one.',
   ERR_PEERLINE_LIMIT: 'A limit was reached; close what is not needed, or raise the limit named in the message.',
   // identity
-  ERR_PEERLINE_KEY_FILE: 'Check the identity file named in the message: it must be readable, whole and private (mode 0600).',
+  ERR_PEERLINE_KEY_FILE:
+    'Check the identity file named in the message: it must be readable, whole and private (mode 0600).',
   ERR_PEERLINE_RECORD: 'The signed record is not valid; ask the peer for a fresh one.',
   // handshake
   ERR_PEERLINE_HANDSHAKE: 'The handshake did not authenticate; check the peer id and the clocks of both machines.',

@@ -76,7 +76,7 @@ export async function listenOn(server: net.Server, host: string, port: number): 
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     // Machines without IPv6 have no `::`.
-    if (host === '' && (code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL')) return bind(server, '0.0.0.0', port)
+    if (host === '' && (code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL')) return listenOn(server, '0.0.0.0', port)
     const where = formatHostPort(host, port)
     if (code === 'EADDRINUSE') {
       throw new PeerlineError('ERR_PEERLINE_ADDRESS_IN_USE', `${where} is in use`, { cause: error })

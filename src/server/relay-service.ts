@@ -65,13 +65,16 @@ interface WaitingEnd {
 
 export class RelayService {
   readonly #limits: Required<RelayLimits>
+  readonly #raw: boolean
   readonly #reservations = new Map<string, Reservation>()
   readonly #waiting = new Map<string, WaitingEnd>()
   readonly #circuits = new Set<() => void>()
   readonly #served = new WeakSet<Session>()
 
-  constructor(limits: RelayLimits = {}) {
+  /** @param raw the port takes plain TCP as well: nothing that speaks only HTTP stands in front of it */
+  constructor(limits: RelayLimits = {}, raw = true) {
     this.#limits = { ...DEFAULTS, ...limits }
+    this.#raw = raw
   }
 
   get reservations(): number {
@@ -103,8 +106,9 @@ export class RelayService {
       onMessage: (message) => {
         fields(message, 'relay request').oneOf('t', ['reserve'])
         reservation.expiresAt = Date.now() + this.#limits.reservationMs
+        const { id, secret } = reservation
         messages
-          .send({ t: 'reserved', id: reservation.id, secret: reservation.secret, ttl: this.#limits.reservationMs })
+          .send({ t: 'reserved', id, secret, ttl: this.#limits.reservationMs, raw: this.#raw })
           .catch(() => {})
       },
       onEnd: () => {

@@ -60,7 +60,7 @@ export class Server {
   static async create(options: ServerOptions = {}): Promise<Server> {
     const { host, port: wanted } = parseHostPort(options.listen ?? `:${DEFAULT_PORT}`, { defaultPort: DEFAULT_PORT })
     const publicUrl = options.publicUrl === undefined ? undefined : parseServerAddress(options.publicUrl).address
-    const relay = options.relay === false ? undefined : new RelayService(options.relay)
+    const relay = options.relay === false ? undefined : new RelayService(options.relay, publicUrl === undefined)
     const rendezvous = new RendezvousService()
     const peer = await Peer.create({
       ...(options.identity === undefined ? {} : { identity: options.identity }),

@@ -59,7 +59,7 @@ class Flow {
     this.#timer = setTimeout(
       () => {
         this.#timer = undefined
-        this.#resume()
+        this.resume()
       },
       (-this.#allowed / this.#rate) * 1000,
     )
@@ -67,10 +67,10 @@ class Flow {
 
   drained(): void {
     this.#blocked = false
-    this.#resume()
+    this.resume()
   }
 
-  #resume(): void {
+  resume(): void {
     if (!this.#blocked && this.#timer === undefined) this.#from.resume()
   }
 
@@ -120,7 +120,7 @@ export function splice(
   b.start({ data: passer(back), drain: () => forth.drained(), close: end })
   if (restA !== undefined) passer(forth)(restA)
   if (restB !== undefined) passer(back)(restB)
-  forth.drained()
-  back.drained()
+  forth.resume()
+  back.resume()
   return end
 }

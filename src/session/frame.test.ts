@@ -194,7 +194,7 @@ describe('protocol names', () => {
   })
 
   it('may have 128 bytes', () => {
-    const protocol = '€'.repeat(42) + 'aa'
+    const protocol = `${'€'.repeat(42)}aa`
     checkProtocol(protocol)
     const writer = new FrameWriter()
     writer.open(1, protocol)

@@ -178,6 +178,11 @@ export class FrameWriter {
   #fullBytes = 0
   #batch: Buffer | undefined
   #length = 0
+  readonly #batchBytes: number
+
+  constructor(batchBytes: number = BATCH_BYTES) {
+    this.#batchBytes = batchBytes
+  }
 
   /** Bytes that wait to be sealed. */
   get bytes(): number {
@@ -186,7 +191,7 @@ export class FrameWriter {
 
   /** True when small data may still join the present batch, with its header. */
   fits(dataLength: number): boolean {
-    return this.#full.length === 0 && this.#length + MAX_DATA_HEADER_BYTES + dataLength <= BATCH_BYTES
+    return this.#full.length === 0 && this.#length + MAX_DATA_HEADER_BYTES + dataLength <= this.#batchBytes
   }
 
   /** The next batch to seal, or undefined. It stays valid until the next frame is written. */
@@ -296,7 +301,7 @@ export class FrameWriter {
       this.#batch = undefined
       this.#length = 0
     }
-    this.#batch ??= Buffer.allocUnsafeSlow(BATCH_BYTES)
+    this.#batch ??= Buffer.allocUnsafe(this.#batchBytes)
   }
 
   #byte(value: number): void {

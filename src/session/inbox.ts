@@ -1,7 +1,8 @@
 /**
  * What a session receives: records are authenticated on arrival, put in order, and handed on once.
  *
- * - A record that came before is dropped, unopened: after a change of path some come twice.
+ * - A record that came before is dropped: after a change of path some come twice. It must be genuine all the same: a
+ *   record whose number was altered in transit would pass for one that came, and the true one would never be sent again.
  * - One that comes early, because it took a faster path than the one before it, waits, authenticated, within bounds.
  * - An acknowledgement is due after {@link ACK_BYTES} or {@link ACK_DELAY_MS}, whichever is first; it rides on a
  *   record that goes out anyway when there is one.
@@ -78,6 +79,7 @@ export class Inbox {
   accept(record: Uint8Array, number: RecordNumber): Arrival {
     const { count } = number
     if (count < this.#next || this.#waiting.has(count)) {
+      if (this.#opener.knows(number.epoch) && this.#opener.open(record, number, 0) === undefined) return 'forged'
       this.#ackDue = true
       return 'duplicate'
     }

@@ -176,6 +176,11 @@ export function other(side: Side): Side {
   return side === 0 ? 1 : 0
 }
 
+/** Messages delivered in one turn, and ever, and turns without rest: what goes round in circles ends with an error. */
+const MAX_PER_TURN = 1_000
+const MAX_DELIVERED = 50_000
+const MAX_TURNS = 5_000
+
 const realImmediate = setImmediate
 /** Lets promises settle, without moving the fake clock. */
 export function settle(): Promise<void> {
@@ -253,7 +258,7 @@ export class World {
         if (!link.ready(to)) continue
         this.beforeDelivery?.()
         if (!link.ready(to)) return true
-        this.delivered++
+        if (++this.delivered > MAX_DELIVERED) throw new Error(`messages go back and forth for ever: ${this}`)
         link.deliver(to)
         return true
       }
@@ -261,12 +266,12 @@ export class World {
     return false
   }
 
-  /** One turn: promises, immediates, then everything that can be delivered. False when nothing was. */
-  async turn(): Promise<boolean> {
+  /** One turn: promises, immediates, then what can be delivered, up to `count`. False when nothing was. */
+  async turn(limit: number = MAX_PER_TURN): Promise<boolean> {
     await settle()
     vi.advanceTimersByTime(0)
     let moved = false
-    while (this.deliverOne()) moved = true
+    for (let count = 0; count < limit && this.deliverOne(); count++) moved = true
     return moved
   }
 
@@ -274,14 +279,24 @@ export class World {
   async run(done: () => boolean, limitMs = 60_000, stepMs = 5): Promise<void> {
     const deadline = performance.now() + limitMs
     let quiet = 0
+    let turns = 0
     while (!done()) {
+      if (++turns > MAX_TURNS) throw new Error(`messages go back and forth for ever: ${this}`)
       if (await this.turn()) {
         quiet = 0
         continue
       }
+      turns = 0
       if (++quiet < 2) continue
       if (performance.now() >= deadline) throw new Error(`not done after ${limitMs} ms: ${this}`)
       vi.advanceTimersByTime(stepMs)
+    }
+  }
+
+  /** Runs until nothing moves by itself. */
+  async quiet(): Promise<void> {
+    for (let turns = 0, still = 0; still < 2; still = (await this.turn()) ? 0 : still + 1) {
+      if (++turns > MAX_TURNS) throw new Error(`messages go back and forth for ever: ${this}`)
     }
   }
 
@@ -289,10 +304,10 @@ export class World {
   async pass(ms: number, stepMs = 50): Promise<void> {
     const until = performance.now() + ms
     while (performance.now() < until) {
-      await this.run(() => false, 0, stepMs).catch(() => {})
+      await this.quiet()
       vi.advanceTimersByTime(Math.min(stepMs, until - performance.now()))
     }
-    await this.run(() => false, 0).catch(() => {})
+    await this.quiet()
   }
 
   /** Runs until the promise has settled, and gives what it gives. */

@@ -31,6 +31,9 @@ const MAX_WAITING_FRAME_BYTES = 1_048_576
 /** Bytes that one unacknowledged record costs besides its own, so that many small ones are bounded too, here and there. */
 const SENT_OVERHEAD_BYTES = 128
 
+/** Bytes of the frames of a loose record: one acknowledgement, ping or pong. */
+const LOOSE_BATCH_BYTES = 64
+
 interface SentRecord {
   readonly count: number
   readonly parts: Uint8Array[]
@@ -165,7 +168,7 @@ export class Outbox {
 
   /** Sends frames that are worth nothing later, for `path` alone. */
   sendLoose(path: PathState, write: (frames: FrameWriter) => void): void {
-    const frames = new FrameWriter()
+    const frames = new FrameWriter(LOOSE_BATCH_BYTES)
     write(frames)
     path.path.send(this.#sealer.loose(frames.take()!, path.number))
   }

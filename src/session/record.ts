@@ -132,6 +132,12 @@ export class Opener {
     this.#key = key
   }
 
+  /** False when a record of this epoch cannot be told from a forged one any more, or not yet. */
+  knows(epoch: number): boolean {
+    const ahead = (epoch - this.#epoch) & 0x7fff
+    return ahead === 0 || ahead === 1 || (ahead === 0x7fff && this.#previous !== undefined)
+  }
+
   /**
    * The frames of a record, or undefined when it does not authenticate.
    * @param pathNumber for a loose record, the path it came on

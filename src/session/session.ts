@@ -293,15 +293,24 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#usedBelow = oldest
   }
 
-  /** @internal Takes the path on which the handshake itself ran. `proven`: the other side's answer came on it. */
-  adopt(path: Path, proven: boolean): void {
+  /**
+   * @internal Takes the path on which the handshake itself ran.
+   * @param proven the other side's answer came on it
+   * @param rttMs how long that took
+   */
+  adopt(path: Path, proven: boolean, rttMs?: number): void {
     if (this.#isClosed()) return path.destroy()
     const state = this.#addPath(path, 0, proven ? 'proven' : 'unproven')
+    state.rttMs = rttMs
     this.#startPath(state)
     // What came right behind the handshake may have ended it already.
     if (!proven || this.#paths.get(0) !== state) return
     this.#opened(state)
-    this.#ping(state)
+    if (rttMs === undefined) return this.#ping(state)
+    // The other side takes the path for proven when it hears something sealed: what goes out in this turn, or else a ping.
+    setImmediate(() => {
+      if (this.#paths.get(0) === state && this.#outbox.inFlight === 0 && !this.#pumpSet) this.#ping(state)
+    })
   }
 
   /** @internal Tells the other side more ways to reach us. */
@@ -404,7 +413,6 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#choose()
     this.#opened(state)
     this.#report()
-    if (state.rttMs === undefined) this.#ping(state)
   }
 
   #opened(state: PathState): void {
