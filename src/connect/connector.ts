@@ -8,6 +8,7 @@
  * - Both sides know the session before any path exists, so either may open one to the other.
  * - Two peers that dial each other at once: the offer of the one with the smaller id stands, the other's is dropped.
  */
+import { setMaxListeners } from 'node:events'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { createOffer, type Offer, openOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
@@ -291,6 +292,8 @@ export class Connector {
   async #race(candidates: readonly { host: string; port: number }[], signal: AbortSignal): Promise<Path> {
     const won = new AbortController()
     const stop = AbortSignal.any([signal, won.signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
+    // One listener for each candidate is no leak, and no cause for a warning on somebody's terminal.
+    setMaxListeners(0, stop)
     const attempts = candidates.map(async ({ host, port }, at) => {
       if (at > 0) await pause(at * STAGGER_MS, stop)
       const socket = await connectTcp(host, port, { signal: stop })

@@ -171,6 +171,10 @@ function clip(text: string, max: number): Uint8Array {
 /** Bytes of a batch of frames: what is gathered before it is sealed as one record. */
 const BATCH_BYTES = 16_384
 
+/** Batches that no session uses now: taken up and put back every turn, by all sessions of the process. */
+const spares: Buffer[] = []
+const MAX_SPARES = 16
+
 /** Gathers frames into batches; each batch becomes one record, or the head of one that carries bulk data. */
 export class FrameWriter {
   /** Full batches, waiting. */
@@ -207,9 +211,11 @@ export class FrameWriter {
     return batch
   }
 
-  /** Lets go of the memory when nothing waits: an idle session holds no batch. */
+  /** Lets go of the memory when nothing waits: an idle session holds no batch, a busy one takes it up again. */
   release(): void {
-    if (this.#length === 0) this.#batch = undefined
+    if (this.#length > 0 || this.#batch === undefined) return
+    if (this.#batch.length === BATCH_BYTES && spares.length < MAX_SPARES) spares.push(this.#batch)
+    this.#batch = undefined
   }
 
   open(stream: number, protocol: string): void {
@@ -301,7 +307,8 @@ export class FrameWriter {
       this.#batch = undefined
       this.#length = 0
     }
-    this.#batch ??= Buffer.allocUnsafe(this.#batchBytes)
+    this.#batch ??=
+      (this.#batchBytes === BATCH_BYTES ? spares.pop() : undefined) ?? Buffer.allocUnsafe(this.#batchBytes)
   }
 
   #byte(value: number): void {

@@ -2,6 +2,7 @@
  * A small world on loopback: a server, peers, and a hand on the TCP connections between them.
  */
 import diagnostics from 'node:diagnostics_channel'
+import http from 'node:http'
 import type net from 'node:net'
 import { onTestFinished } from 'vitest'
 import { Peer, type PeerOptions } from '../../src/index.ts'
@@ -73,5 +74,27 @@ export function once<D>(
     target.addEventListener(type as never, (event) => {
       if (when(event.detail)) resolve(event.detail)
     })
+  })
+}
+
+/** What the server at `url` (any scheme) answers over HTTP. */
+export function get(
+  url: string,
+  path: string,
+  method = 'GET',
+): Promise<{ status: number; headers: http.IncomingHttpHeaders; body: string }> {
+  return new Promise((resolve, reject) => {
+    const options = { host: '127.0.0.1', port: portOf(url), path, method, agent: false }
+    const request = http.request(options, (response) => {
+      const chunks: Buffer[] = []
+      response.on('data', (chunk: Buffer) => chunks.push(chunk))
+      response.on('end', () => {
+        const body = Buffer.concat(chunks).toString()
+        resolve({ status: response.statusCode!, headers: response.headers, body })
+      })
+      response.on('error', reject)
+    })
+    request.on('error', reject)
+    request.end()
   })
 }

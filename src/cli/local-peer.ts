@@ -1,0 +1,125 @@
+/**
+ * The peer of a command, as its options say.
+ */
+import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
+import type { Peer, PeerOptions } from '../peer/index.ts'
+import type { Session } from '../session/index.ts'
+import type { AllowOption, DialOption, PeerOption } from './options.ts'
+import type { Output } from './output.ts'
+import type { Running } from './run.ts'
+
+/** ms for a goodbye to everybody, within what a stopped command has. */
+const CLOSE_MS = 1_500
+
+/** ms for a dial from first to last, as long as `Peer.reach` waits by itself. */
+const REACH_MS = 30_000
+
+/** Strangers that are named on standard error when they are refused; more are refused in silence. */
+const MAX_NAMED_STRANGERS = 100
+
+/** Makes the peer of a command that only dials. */
+export function dialingPeer(options: PeerOption): Promise<Peer> {
+  return makePeer(options, { listed: false })
+}
+
+/** Makes the peer of a command that others dial; it answers pings. */
+export async function answeringPeer(options: PeerOption & AllowOption, out: Output): Promise<Peer> {
+  const { allow = [] } = options
+  const named = new Set<string>()
+  const peer = await makePeer(options, {
+    firewall: {
+      allow: allow.includes('all') ? 'all' : allow,
+      approve: ({ from }) => {
+        if (!named.has(from) && named.size < MAX_NAMED_STRANGERS) {
+          named.add(from)
+          out.say(`refused ${from}; --allow ${from} would let it in`)
+        }
+        return false
+      },
+    },
+  })
+  const { PING_PROTOCOL, servePing } = await import('../protocol/index.ts')
+  peer.handleStream(PING_PROTOCOL, (stream, context) => servePing(stream, context))
+  return peer
+}
+
+async function makePeer({ identity, rendezvous, listen }: PeerOption, more: PeerOptions): Promise<Peer> {
+  const { Peer } = await import('../peer/index.ts')
+  return Peer.create({
+    identityFile: identity,
+    rendezvous: rendezvous ?? [],
+    ...(listen === undefined ? {} : { listen: listen.filter((address) => address !== 'none') }),
+    ...more,
+  })
+}
+
+/**
+ * Waits until an answering peer may be found, and says what people need to know: who it is, and who may come in.
+ * Without a rendezvous that is at once.
+ */
+export async function ready(peer: Peer, options: PeerOption & AllowOption, { signal, out }: Running): Promise<void> {
+  if ((options.rendezvous ?? []).length > 0) {
+    await online(peer, signal)
+    peer.addEventListener('offline', ({ detail: { rendezvous, error, retryMs } }) =>
+      out.say(`lost ${rendezvous} (${error.message}); trying again in ${(retryMs / 1000).toFixed(1)} s`),
+    )
+    peer.addEventListener('online', ({ detail: { rendezvous } }) => out.say(`online again at ${rendezvous}`))
+  }
+  out.event({ event: 'ready', peerId: peer.id })
+  out.say(`this is ${peer.id}`)
+  for (const address of peer.addresses) out.say(`listening on ${address}`)
+  if ((options.allow ?? []).length === 0) {
+    out.warn('peerline: nobody is let in: name peers with --allow PEER, or everybody with --allow all')
+  }
+}
+
+/** Resolves when a rendezvous has registered the peer. @throws PeerlineError why none did */
+export async function online(peer: Peer, signal: AbortSignal): Promise<void> {
+  try {
+    await peer.online({ signal })
+  } catch (error) {
+    // A server that stays silent is one that cannot be reached.
+    if ((error as PeerlineError).code !== 'ERR_PEERLINE_TIMEOUT') throw error
+    throw new PeerlineError('ERR_PEERLINE_UNREACHABLE', (error as Error).message, { cause: error })
+  }
+}
+
+/** Dials a peer; the session may be used at once, though no path is proven yet. */
+export async function reach(
+  peer: Peer,
+  to: string,
+  options: PeerOption & DialOption,
+  signal: AbortSignal,
+): Promise<Session> {
+  const { address = [], via, rendezvous = [] } = options
+  if (address.length === 0 && rendezvous.length > 0) await online(peer, signal)
+  const limited = AbortSignal.any([signal, AbortSignal.timeout(REACH_MS)])
+  try {
+    return await peer.reach(to, { addresses: address, via, signal: limited })
+  } catch (error) {
+    throw withRecovery(error, {
+      ERR_PEERLINE_DENIED: `Its owner can let this machine in with --allow ${peer.id}.`,
+      ERR_PEERLINE_OFFLINE: 'Start it there with the same --rendezvous, or try later.',
+      ERR_PEERLINE_NO_ADDRESS: 'Give --rendezvous or --address.',
+    })
+  }
+}
+
+/** `error`, with better advice where there is some for its code. */
+export function withRecovery(error: unknown, advice: Partial<Record<ErrorCode, string>>): unknown {
+  const recover = isPeerlineError(error) ? advice[error.code] : undefined
+  if (recover === undefined) return error
+  const { code, message } = error as PeerlineError
+  return new PeerlineError(code, message, { cause: error, recover })
+}
+
+/** Reads a peer id or did:key. @throws PeerlineError `ERR_PEERLINE_INVALID` */
+export async function readPeerId(text: string): Promise<string> {
+  const { parsePeerId } = await import('../identity/index.ts')
+  return parsePeerId(text)
+}
+
+/** Ends a peer in order, within what a stopped command has. */
+export function closePeer(peer: Peer): Promise<void> {
+  return peer.close({ signal: AbortSignal.timeout(CLOSE_MS) })
+}

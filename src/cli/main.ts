@@ -1,0 +1,84 @@
+#!/usr/bin/env node
+/**
+ * The `peerline` command. What a subcommand needs is loaded when it runs: starting is part of connecting.
+ */
+import { readFileSync } from 'node:fs'
+import { Command, CommanderError } from 'commander'
+import { addDemoCommand } from './demo.ts'
+import { EXIT, EXIT_CODES_HELP } from './exit-codes.ts'
+import { addIdCommand } from './id.ts'
+import { printable } from './output.ts'
+import { addPingCommand } from './ping.ts'
+import { addPipeCommand } from './pipe.ts'
+import { addReceiveCommand } from './receive.ts'
+import { fail } from './run.ts'
+import { addSendCommand } from './send.ts'
+import { addServeCommand } from './serve.ts'
+import { addUpCommand } from './up.ts'
+
+const ENVIRONMENT_HELP = `Environment, for what no flag says:
+  PEERLINE_IDENTITY    key file (--identity)
+  PEERLINE_RENDEZVOUS  server URLs, separated by spaces or commas (--rendezvous)
+  PEERLINE_LISTEN      addresses to listen on (--listen)
+  PEERLINE_ALLOW       peers to let in, or "all" (--allow)
+  PEERLINE_DEBUG=1     print the whole error when something fails`
+
+const EXAMPLES_HELP = `Examples:
+  peerline demo                                                    see it work, with no set-up
+  peerline serve                                                   a server; prints its URL
+  peerline receive --rendezvous URL --allow PEER                   on one machine
+  peerline send FILE PEER --rendezvous URL                         on another`
+
+function readVersion(): string {
+  const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')
+  return (JSON.parse(text) as { version: string }).version
+}
+
+function makeProgram(): Command {
+  const program = new Command('peerline')
+    .description('Dial a device by its public key, and it stays connected.')
+    .version(readVersion())
+    .exitOverride()
+    // Commander's own error output; ours is one line, printed below.
+    .configureOutput({ outputError: () => {} })
+    .addHelpText('after', `\n${EXAMPLES_HELP}\n\n${ENVIRONMENT_HELP}\n\n${EXIT_CODES_HELP}\n`)
+  addIdCommand(program)
+  addServeCommand(program)
+  addUpCommand(program)
+  addPingCommand(program)
+  addSendCommand(program)
+  addReceiveCommand(program)
+  addPipeCommand(program)
+  addDemoCommand(program)
+  return program
+}
+
+/** What the command line lacks, on one line. */
+function usageLine(error: CommanderError): string {
+  const said = printable(error.message.replace(/^error: /, '')).trim()
+  return `peerline: ${said}${/[.?)]$/.test(said) ? '' : '.'} See peerline --help.\n`
+}
+
+/** A variable that is set to nothing is not set. */
+function forgetEmptyVariables(): void {
+  for (const [name, value] of Object.entries(process.env)) {
+    if (name.startsWith('PEERLINE_') && value?.trim() === '') delete process.env[name]
+  }
+}
+
+async function main(): Promise<void> {
+  // Standard error may be a closed pipe, and there is nobody left to tell.
+  process.on('uncaughtException', (error) => process.exit(fail(error)))
+  forgetEmptyVariables()
+  try {
+    await makeProgram().parseAsync()
+  } catch (error) {
+    if (!(error instanceof CommanderError)) throw error
+    if (error.exitCode === 0) return
+    // Without a command the whole help was printed already.
+    if (error.code !== 'commander.help') process.stderr.write(usageLine(error))
+    process.exitCode = EXIT.USAGE
+  }
+}
+
+await main()

@@ -1,0 +1,117 @@
+/**
+ * Options that commands share, and how their values are read. Flags come first, then the environment.
+ */
+import { type Command, InvalidArgumentError, Option } from 'commander'
+
+export const DEFAULT_IDENTITY = '~/.peerline/id'
+
+/** Of the server: one that shared its identity with a peer of the same machine would be taken for it. */
+export const DEFAULT_SERVER_IDENTITY = '~/.peerline/server'
+
+export interface IdentityOption {
+  readonly identity: string
+}
+
+export interface JsonOption {
+  readonly json?: boolean
+}
+
+/** Who the peer is, where it is found, and where it listens. */
+export interface PeerOption extends IdentityOption {
+  readonly rendezvous?: readonly string[]
+  readonly listen?: readonly string[]
+}
+
+/** Who may come in. */
+export interface AllowOption {
+  readonly allow?: readonly string[]
+}
+
+/** How another peer is dialled. */
+export interface DialOption {
+  readonly address?: readonly string[]
+  readonly via: 'auto' | 'relay' | 'direct'
+}
+
+/** A value that may be given several times, or as a list. */
+function collect(value: string, before: readonly string[] = []): string[] {
+  const parts = value.split(/[\s,]+/).filter((part) => part !== '')
+  if (parts.length === 0) throw new InvalidArgumentError('It is empty.')
+  return [...before, ...parts]
+}
+
+export function addIdentity(command: Command, file: string = DEFAULT_IDENTITY): Command {
+  return command.addOption(
+    new Option('--identity <file>', 'key file; made when it is missing').default(file).env('PEERLINE_IDENTITY'),
+  )
+}
+
+export function addJson(command: Command): Command {
+  return command.option('--json', 'one JSON object a line on standard output')
+}
+
+export function addListen(command: Command, text: string): Command {
+  return command.addOption(new Option('--listen <host:port>', text).env('PEERLINE_LISTEN').argParser(collect))
+}
+
+export function addPeer(command: Command): Command {
+  addIdentity(command).addOption(
+    new Option('--rendezvous <url>', 'server to be found through, as it prints itself; may be repeated')
+      .env('PEERLINE_RENDEZVOUS')
+      .argParser(collect),
+  )
+  return addListen(
+    command,
+    'where to listen for direct paths; may be repeated; "none" for nowhere (default: a free port)',
+  )
+}
+
+export function addAllow(command: Command): Command {
+  return command.addOption(
+    new Option('--allow <peer>', 'let this peer in, or "all"; may be repeated (default: nobody)')
+      .env('PEERLINE_ALLOW')
+      .argParser(collect),
+  )
+}
+
+export function addDial(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--address <host:port>', 'where the peer listens, if known; may be repeated').argParser(collect),
+    )
+    .addOption(
+      new Option('--via <way>', 'relay: relays alone; direct: no relay')
+        .choices(['auto', 'relay', 'direct'])
+        .default('auto'),
+    )
+}
+
+/** A whole number within bounds. */
+export function wholeNumber(min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d+$/.test(text) ? Number(text) : Number.NaN
+    if (!(value >= min && value <= max))
+      throw new InvalidArgumentError(`It must be a whole number from ${min} to ${max}.`)
+    return value
+  }
+}
+
+const FACTORS: Readonly<Record<string, number>> = {
+  '': 1,
+  k: 1e3,
+  m: 1e6,
+  g: 1e9,
+  ki: 2 ** 10,
+  mi: 2 ** 20,
+  gi: 2 ** 30,
+}
+
+/** A number of bytes above 0: `500000`, `500k`, `32M`, `1.5G` (units of 1000), `32MiB` (of 1024). */
+export function byteCount(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)([kmg]i?|)b?$/i.exec(text)
+  const bytes = match === null ? Number.NaN : Math.round(Number(match[1]) * FACTORS[match[2]!.toLowerCase()]!)
+  if (!(bytes >= 1 && bytes <= Number.MAX_SAFE_INTEGER)) {
+    throw new InvalidArgumentError('It must be a number of bytes, such as 500k, 32M or 32MiB.')
+  }
+  return bytes
+}

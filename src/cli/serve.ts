@@ -1,0 +1,104 @@
+/**
+ * `peerline serve`: rendezvous, relay and reflectors on one port.
+ */
+import type { Command } from 'commander'
+import type { RelayLimits } from '../server/index.ts'
+import {
+  addIdentity,
+  addJson,
+  addListen,
+  byteCount,
+  DEFAULT_SERVER_IDENTITY,
+  type IdentityOption,
+  type JsonOption,
+  wholeNumber,
+} from './options.ts'
+import { run, stopping } from './run.ts'
+
+/** ms for goodbyes, within what a stopped command has. */
+const CLOSE_MS = 1_500
+
+interface ServeOptions extends IdentityOption, JsonOption {
+  readonly listen?: readonly string[]
+  readonly tlsCert?: string
+  readonly tlsKey?: string
+  readonly publicUrl?: string
+  readonly relay: boolean
+  readonly relayRate?: number
+  readonly relayBytes?: number
+  readonly relayTime?: number
+  readonly relayReservations?: number
+}
+
+export function addServeCommand(program: Command): void {
+  const command = program.command('serve').description('run a server: rendezvous, relay and reflectors on one port')
+  addListen(command, 'where to listen; port 0 is any free one (default: ":4400", every interface)')
+  addJson(addIdentity(command, DEFAULT_SERVER_IDENTITY))
+  command
+    .option('--tls-cert <file>', 'PEM certificate chain: the port speaks TLS too (wss:)')
+    .option('--tls-key <file>', 'the PEM key of the certificate')
+    .option('--public-url <url>', 'how others reach it, if not where it listens: wss://peer.example.org')
+    .option('--no-relay', 'only introduce peers, carry nothing')
+    .option('--relay-rate <bytes>', 'bytes a second that a circuit may carry, each way (default: 128MiB)', byteCount)
+    .option('--relay-bytes <bytes>', 'bytes that a circuit may carry in all (default: 64GiB)', byteCount)
+    .option('--relay-time <seconds>', 'how long a circuit may last (default: 14400)', wholeNumber(1, 2_000_000))
+    .option('--relay-reservations <n>', 'peers that may be relayed at once (default: 10000)', wholeNumber(1, 1_000_000))
+  command.addHelpText(
+    'after',
+    `
+Examples:
+  peerline serve                                     port 4400 of every interface; prints the URL that peers need
+  peerline serve --listen 127.0.0.1:0 --json         any free port of this machine, for scripts
+  peerline serve --listen :443 --tls-cert chain.pem --tls-key key.pem --public-url wss://peer.example.org
+
+The URL ends in #<peer id>, which is how peers know that it is the right server: keep the identity file.
+`,
+  )
+  command.action((options: ServeOptions) =>
+    run({ ...options, endless: true }, async ({ out, signal }) => {
+      const { listen = [], publicUrl, tlsCert, tlsKey, relay } = options
+      const { PeerlineError } = await import('../errors.ts')
+      if (listen.length > 1) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a server listens on one address')
+      if ((tlsCert === undefined) !== (tlsKey === undefined)) {
+        throw new PeerlineError('ERR_PEERLINE_INVALID', '--tls-cert and --tls-key belong together')
+      }
+      const { Server } = await import('../server/index.ts')
+      const server = await Server.create({
+        identityFile: options.identity,
+        relay: relay ? relayLimits(options) : false,
+        ...(listen[0] === undefined ? {} : { listen: listen[0] }),
+        ...(publicUrl === undefined ? {} : { publicUrl }),
+        ...(tlsCert === undefined || tlsKey === undefined
+          ? {}
+          : { tls: { cert: await readPem(tlsCert), key: await readPem(tlsKey) } }),
+      })
+      out.event({ event: 'listening', url: server.url })
+      out.say(`listening: ${server.url}`)
+      out.say(`peers come in with: peerline up --rendezvous '${server.url}'`)
+      await stopping(signal)
+      await server.close({ signal: AbortSignal.timeout(CLOSE_MS) })
+      return undefined
+    }),
+  )
+}
+
+function relayLimits(options: ServeOptions): RelayLimits {
+  const { relayRate, relayBytes, relayTime, relayReservations } = options
+  return {
+    ...(relayRate === undefined ? {} : { bytesPerSecond: relayRate }),
+    ...(relayBytes === undefined ? {} : { circuitBytes: relayBytes }),
+    ...(relayTime === undefined ? {} : { circuitMs: relayTime * 1000 }),
+    ...(relayReservations === undefined ? {} : { maxReservations: relayReservations }),
+  }
+}
+
+async function readPem(file: string): Promise<Buffer> {
+  const { readFile } = await import('node:fs/promises')
+  try {
+    return await readFile(file)
+  } catch (cause) {
+    const { PeerlineError } = await import('../errors.ts')
+    const { code } = cause as NodeJS.ErrnoException
+    throw new PeerlineError('ERR_PEERLINE_FILE', `cannot read ${file}: ${code}`, { cause })
+  }
+}

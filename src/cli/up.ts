@@ -1,0 +1,52 @@
+/**
+ * `peerline up`: stays online, and tells of the sessions that come and go.
+ */
+import type { Command } from 'commander'
+import type { Session } from '../session/index.ts'
+import { answeringPeer, closePeer, ready } from './local-peer.ts'
+import { type AllowOption, addAllow, addJson, addPeer, type JsonOption, type PeerOption } from './options.ts'
+import type { Output } from './output.ts'
+import { run, stopping } from './run.ts'
+
+export function addUpCommand(program: Command): void {
+  const command = program.command('up').description('stay online, answer pings, and tell of sessions')
+  addJson(addAllow(addPeer(command)))
+  command.addHelpText(
+    'after',
+    `
+Examples:
+  peerline up --rendezvous 'ws://192.0.2.1:4400#<peer id>' --allow all
+  peerline up --listen :4401 --allow <peer id>         without any server: found at this address alone
+
+It ends when no rendezvous can be reached at the start. One that is lost later is dialled again until it is back.
+`,
+  )
+  command.action((options: PeerOption & AllowOption & JsonOption) =>
+    run({ ...options, endless: true }, async (running) => {
+      const { out, signal } = running
+      const peer = await answeringPeer(options, out)
+      try {
+        peer.addEventListener('session', ({ detail: { session } }) => tellOf(session, out))
+        await ready(peer, options, running)
+        await stopping(signal)
+      } finally {
+        await closePeer(peer)
+      }
+      return undefined
+    }),
+  )
+}
+
+function tellOf(session: Session, out: Output): void {
+  const { peer } = session
+  out.event({ event: 'session', peer, path: session.path ?? null })
+  out.say(`session with ${peer} by ${session.path}`)
+  session.addEventListener('path', ({ detail: { from, to, reason } }) => {
+    out.event({ event: 'path', peer, from, to, reason })
+    out.say(`session with ${peer} moves from ${from} to ${to} (${reason})`)
+  })
+  session.addEventListener('close', ({ detail: { error } }) => {
+    out.event({ event: 'closed', peer, reason: error?.code ?? 'closed' })
+    out.say(`session with ${peer} ended${error === undefined ? '' : `: ${error.message}`}`)
+  })
+}
