@@ -20,7 +20,9 @@ const USAGE = `Usage: npm run bench -- [--only ${stackNames.slice(0, 3).join(','
   --rounds N      how often each stack is measured (default 5; 1 with --quick)
   --seconds N     how long each bulk transfer runs (default 2; 0.5 with --quick), latency loops half of it
   --quick         shows that everything works; the figures mean little
-  --json FILE     where the figures go (default bench/results/<date>.json)`
+  --json FILE     where the figures go (default bench/results/<date>.json)
+
+BENCH_V8_FLAGS in the environment: flags for the Node of every process, such as --single-threaded-gc`
 
 const FIRST_ROUND_SECONDS = 12 // of one stack, for the estimate until something was measured
 
@@ -45,6 +47,7 @@ function readArguments() {
     help,
     quick,
     json,
+    v8Flags: process.env.BENCH_V8_FLAGS ?? '',
     stacks: selectStacks(only),
     rounds: number(values.rounds, quick ? 1 : 5, 'rounds', (value) => Number.isInteger(value) && value > 0),
     seconds: number(values.seconds, quick ? 0.5 : 2, 'seconds', (value) => value > 0 && value <= 30),

@@ -14,6 +14,9 @@ export function endAll() {
   for (const child of alive) child.kill('SIGKILL')
 }
 
+/** More flags for every process of every stack: the same for all. */
+const v8Flags = (process.env.BENCH_V8_FLAGS ?? '').split(' ').filter((flag) => flag !== '')
+
 class Worker {
   #child
   #calls = new Map()
@@ -25,7 +28,7 @@ class Worker {
   constructor(stackName, role) {
     this.role = role
     this.#child = fork(WORKER, [stackName, role], {
-      execArgv: ['--expose-gc', '--no-warnings'],
+      execArgv: ['--expose-gc', '--no-warnings', ...v8Flags],
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
       serialization: 'advanced',
     })

@@ -3,6 +3,7 @@
  * The `peerline` command. What a subcommand needs is loaded when it runs: starting is part of connecting.
  */
 import { readFileSync } from 'node:fs'
+import v8 from 'node:v8'
 import { Command, CommanderError } from 'commander'
 import { addDemoCommand } from './demo.ts'
 import { EXIT, EXIT_CODES_HELP } from './exit-codes.ts'
@@ -15,6 +16,10 @@ import { fail } from './run.ts'
 import { addSendCommand } from './send.ts'
 import { addServeCommand } from './serve.ts'
 import { addUpCommand } from './up.ts'
+
+// Sealing makes a buffer for each record; when V8 frees those on another thread, the two threads fight over the
+// allocator, and bulk data loses a third on machines with two cores. This process is ours, so it may be told.
+v8.setFlagsFromString('--no-concurrent-array-buffer-sweeping')
 
 const ENVIRONMENT_HELP = `Environment, for what no flag says:
   PEERLINE_IDENTITY    key file (--identity)

@@ -19,6 +19,7 @@ import {
   startExchange,
 } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
+import { sourceKey } from '../network/address.ts'
 import type { FramedPath, Path } from '../path/index.ts'
 import { type Session, sessionIdOf } from '../session/index.ts'
 import { firstMessage } from './first-message.ts'
@@ -26,7 +27,16 @@ import { firstMessage } from './first-message.ts'
 /** Strangers that may be in the middle of their first messages at once; each holds at most 17 KiB. */
 const MAX_STRANGERS = 1_024
 
+/** Those of one source, so that it cannot shut out the others: a quarter of all. */
+const MAX_STRANGERS_PER_SOURCE = MAX_STRANGERS / 4
+
 const EMPTY = new Uint8Array(0)
+
+/** What counts as one source: the address without its port, or the whole of what is no address, such as a relay. */
+function sourceOf(remote: string): string {
+  const host = /^\[?([^\]]+?)\]?:\d+$/.exec(remote)?.[1]
+  return host === undefined ? remote : sourceKey(host)
+}
 
 /** Decides about a peer whose identity is proven. Rejects with the refusal. */
 export type Admit = (from: PeerId, how: 'direct' | 'signaled') => Promise<void>
@@ -46,6 +56,7 @@ export interface AcceptorOptions {
 export class Acceptor {
   readonly #options: AcceptorOptions
   readonly #strangers = new Set<Path>()
+  readonly #sources = new Map<string, number>()
   #closed = false
 
   constructor(options: AcceptorOptions) {
@@ -54,14 +65,22 @@ export class Acceptor {
 
   /** Takes a path that somebody opened to us. Never rejects: what goes wrong ends the path. */
   async accept(path: FramedPath): Promise<void> {
-    if (this.#closed || this.#strangers.size >= MAX_STRANGERS) return path.destroy()
+    const source = sourceOf(path.remote)
+    const ofSource = this.#sources.get(source) ?? 0
+    if (this.#closed || this.#strangers.size >= MAX_STRANGERS || ofSource >= MAX_STRANGERS_PER_SOURCE) {
+      return path.destroy()
+    }
     this.#strangers.add(path)
+    this.#sources.set(source, ofSource + 1)
     try {
       await this.#accept(path)
     } catch (error) {
       path.destroy(asPeerlineError(error, 'ERR_PEERLINE_PROTOCOL'))
     } finally {
       this.#strangers.delete(path)
+      const left = this.#sources.get(source)! - 1
+      if (left === 0) this.#sources.delete(source)
+      else this.#sources.set(source, left)
     }
   }
 

@@ -41,7 +41,10 @@ export interface ConnectorOptions {
   readonly identity: Identity
   readonly admit: Admit
   readonly tellRefusals: boolean
-  readonly onSession: (session: Session) => void
+  /** `server`: we dialled it for its services; it is not found by its peer id, and no other path to it will come. */
+  readonly onSession: (session: Session, options: { server: boolean }) => void
+  /** ms that a session may be without a path. @default 5_000 */
+  readonly pathlessMs?: number | undefined
   readonly onStream: (session: Session, stream: Stream) => void
   /** Media that work now. */
   readonly signaling: () => readonly Signaling[]
@@ -333,7 +336,7 @@ export class Connector {
   /** A session with a server, over what its URL says. */
   async dialServer(url: ReturnType<typeof parseServerUrl>, signal: AbortSignal): Promise<Session> {
     const pipe = await dialServer(url, { signal: AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)]) })
-    return this.#handshake(url.peer, new FramedPath('tcp', pipe), signal)
+    return this.#handshake(url.peer, new FramedPath('tcp', pipe), signal, true)
   }
 
   /** A session with whoever answers at an address (`host:port`); the caller decides what it thinks of it. */
@@ -345,9 +348,10 @@ export class Connector {
     return session
   }
 
-  async #handshake(to: PeerId, path: Path, signal: AbortSignal): Promise<Session> {
+  async #handshake(to: PeerId, path: Path, signal: AbortSignal, server = false): Promise<Session> {
     const started = performance.now()
-    const session = this.#newSession(await dialOverPath(this.#options.identity, to, path, { signal }), to)
+    const keys = await dialOverPath(this.#options.identity, to, path, { signal })
+    const session = this.#newSession(keys, to, server)
     session.adopt(path, true, performance.now() - started)
     return session
   }
@@ -364,26 +368,43 @@ export class Connector {
     }
   }
 
-  #newSession(keys: SessionKeys, peer: PeerId): Session {
-    const session: Session = new Session({ keys, peer, onStream: (stream) => this.#options.onStream(session, stream) })
+  #newSession(keys: SessionKeys, peer: PeerId, server = false): Session {
+    const pathlessMs = server ? 0 : this.#options.pathlessMs
+    const session: Session = new Session({
+      keys,
+      peer,
+      onStream: (stream) => this.#options.onStream(session, stream),
+      ...(pathlessMs === undefined ? {} : { pathlessMs }),
+    })
     this.#sessions.set(session.id, session)
+    session.addEventListener('close', () => this.#sessions.delete(session.id))
+    if (!server) this.#fileUnderPeer(session)
+    session.addEventListener('candidates', (event) => void this.onCandidates(session, event.detail))
+    this.#options.onSession(session, { server })
+    return session
+  }
+
+  #fileUnderPeer(session: Session): void {
+    const { peer } = session
     const ofPeer = this.#byPeer.get(peer) ?? new Set()
     this.#byPeer.set(peer, ofPeer.add(session))
     session.addEventListener('close', () => {
-      this.#sessions.delete(session.id)
       ofPeer.delete(session)
       if (ofPeer.size === 0 && this.#byPeer.get(peer) === ofPeer) this.#byPeer.delete(peer)
     })
-    session.addEventListener('candidates', (event) => void this.onCandidates(session, event.detail))
-    this.#options.onSession(session)
-    return session
   }
 
   /** Ends every dial and every session in order. */
   async close(options: { signal?: AbortSignal } = {}): Promise<void> {
     this.#closing.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the peer was closed'))
     this.acceptor.close()
-    await Promise.all(this.sessions.map((session) => session.close(options)))
+    const each: { signal?: AbortSignal } = {}
+    if (options.signal !== undefined) {
+      // A signal of our own: there is a listener for each session, of which the caller's need not be warned.
+      each.signal = AbortSignal.any([options.signal])
+      setMaxListeners(0, each.signal)
+    }
+    await Promise.all(this.sessions.map((session) => session.close(each)))
   }
 }
 

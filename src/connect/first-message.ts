@@ -22,15 +22,18 @@ export function firstMessage(path: Path, options: { signal?: AbortSignal; ms?: n
     }
     const fail = (error: PeerlineError) => {
       done()
-      path.destroy()
+      // First of all: the end of the path is told too, and says less.
       reject(error)
+      path.destroy(error)
     }
     const timer = setTimeout(() => fail(new PeerlineError('ERR_PEERLINE_TIMEOUT', `${path.remote} says nothing`)), ms)
     const onAbort = () => fail(abortError(signal!, `waiting for ${path.remote}`))
     if (signal?.aborted) return onAbort()
     signal?.addEventListener('abort', onAbort)
+    let come = false
     path.start({
       message: (message) => {
+        come = true
         path.pause()
         done()
         // Until the next owner starts the path, its end must have a taker.
@@ -43,6 +46,7 @@ export function firstMessage(path: Path, options: { signal?: AbortSignal; ms?: n
         reject(error ?? new PeerlineError('ERR_PEERLINE_UNREACHABLE', `${path.remote} closed the connection`))
       },
     })
-    path.resume()
+    // It may have come inside `start`, out of what was read already: what stands behind it is for the next owner.
+    if (!come) path.resume()
   })
 }

@@ -35,9 +35,9 @@ const scratches: Uint8Array[] = []
 const MAX_SCRATCHES = 8
 
 function takeScratch(length: number): Uint8Array {
-  return length > MAX_MESSAGE_BYTES
-    ? Buffer.allocUnsafeSlow(length)
-    : (scratches.pop() ?? Buffer.allocUnsafeSlow(MAX_MESSAGE_BYTES))
+  // Strangers, who are kept to short messages, get no more than they announced.
+  if (length <= MAX_FIRST_MESSAGE_BYTES || length > MAX_MESSAGE_BYTES) return Buffer.allocUnsafeSlow(length)
+  return scratches.pop() ?? Buffer.allocUnsafeSlow(MAX_MESSAGE_BYTES)
 }
 
 function giveScratch(scratch: Uint8Array): void {

@@ -36,6 +36,8 @@ export interface PeerOptions {
   readonly maxSessions?: number
   /** @internal Takes paths that ask for a circuit: what makes a relay. */
   readonly onCircuit?: (path: FramedPath, circuit: Uint8Array) => void
+  /** @internal ms that a session may be without a path: a server wants to know at once who has gone. @default 5_000 */
+  readonly pathlessMs?: number
 }
 
 export interface ConnectOptions {
@@ -72,7 +74,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly #listeners: Listener[] = []
   #links: RendezvousLink[] = []
   readonly #handlers = new Map<string, StreamHandler>()
-  readonly #rendezvousPeers = new Set<PeerId>()
+  /** Sessions that we dialled to servers. */
+  readonly #servers = new WeakSet<Session>()
   readonly #loopbackRendezvous: boolean
   /** The latest failure of each link, for whoever waits to be online. */
   readonly #failures = new Map<string, PeerlineError>()
@@ -82,13 +85,13 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     super()
     this.identity = identity
     this.firewall = new Firewall(options.firewall)
-    for (const { peer } of urls) this.#rendezvousPeers.add(peer)
     this.#loopbackRendezvous = urls.some(({ host }) => host === 'localhost' || scopeOf(host) === 'loopback')
     this.#connector = new Connector({
       identity,
       admit: (from, how) => this.firewall.admit({ from, how }),
       tellRefusals: this.firewall.tellRefusals,
-      onSession: (session) => this.#onSession(session),
+      onSession: (session, { server }) => this.#onSession(session, server),
+      pathlessMs: options.pathlessMs,
       onStream: (session, stream) => this.#onStream(session, stream),
       signaling: () => this.#links.flatMap(({ rendezvous }) => rendezvous ?? []),
       reservations: () => this.#links.flatMap(({ reservation }) => (reservation?.live ? reservation : [])),
@@ -166,7 +169,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     }
     this.#listeners.push(listener)
     for (const session of this.sessions) {
-      if (!this.#isInfrastructure(session)) this.#connector.tellCandidates(session)
+      if (!this.#servers.has(session)) this.#connector.tellCandidates(session)
     }
     return listener.address
   }
@@ -303,14 +306,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     }
   }
 
-  #onSession(session: Session): void {
-    if (this.#isInfrastructure(session)) return
+  #onSession(session: Session, server: boolean): void {
+    if (server) {
+      this.#servers.add(session)
+      return
+    }
     session.addEventListener('open', () => this.emit('session', { session, inbound: !session.initiator }))
-  }
-
-  /** A session that we dialled to a rendezvous of ours. */
-  #isInfrastructure(session: Session): boolean {
-    return session.initiator && this.#rendezvousPeers.has(session.peer)
   }
 
   get #loopback(): boolean {

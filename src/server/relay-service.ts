@@ -107,9 +107,7 @@ export class RelayService {
         fields(message, 'relay request').oneOf('t', ['reserve'])
         reservation.expiresAt = Date.now() + this.#limits.reservationMs
         const { id, secret } = reservation
-        messages
-          .send({ t: 'reserved', id, secret, ttl: this.#limits.reservationMs, raw: this.#raw })
-          .catch(() => {})
+        messages.send({ t: 'reserved', id, secret, ttl: this.#limits.reservationMs, raw: this.#raw }).catch(() => {})
       },
       onEnd: () => {
         this.#reservations.delete(key)

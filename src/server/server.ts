@@ -69,6 +69,7 @@ export class Server {
       // Whoever proves an identity may use the services; they are all there is.
       firewall: { allow: 'all' },
       maxSessions: 50_000,
+      pathlessMs: 0,
       ...(relay === undefined ? {} : { onCircuit: (path, circuit) => relay.onCircuit(path, circuit) }),
     })
     peer.handleStream(RENDEZVOUS_PROTOCOL, (stream, context) => rendezvous.serve(stream, context))

@@ -86,6 +86,7 @@ export function carePath(state: PathState, now: number, waiting: boolean): PathC
   if (state.pingedAt !== undefined && state.heardAt < state.pingedAt) {
     return now - state.pingedAt >= PING_TIMEOUT_MS ? 'lost' : 'nothing'
   }
+  if (state.stage === 'proven' && state.rttMs === undefined) return 'ping'
   const silent = now - state.heardAt
   if (state.stage === 'attaching') return silent >= IMPATIENT_MS + PING_TIMEOUT_MS ? 'lost' : 'nothing'
   return silent >= (waiting ? IMPATIENT_MS : KEEPALIVE_MS) ? 'ping' : 'nothing'

@@ -9,7 +9,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { equalBytes, toHex } from '../bytes/index.ts'
-import { abortError, asPeerlineError, type ErrorCode, isErrorCode, PeerlineError } from '../errors.ts'
+import { abortError, type ErrorCode, isErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
 import { MAX_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from '../path/index.ts'
@@ -26,7 +26,7 @@ import { DEFAULT_MAX_STREAMS, StreamTable } from './stream-table.ts'
 /** ms for the first path to be proven before the session fails with `ERR_PEERLINE_NO_PATH`. */
 const FIRST_PATH_MS = 15_000
 
-/** ms without any path before the session fails with `ERR_PEERLINE_PATH_LOST`: another may be on its way. */
+/** ms without any path before the session fails with `ERR_PEERLINE_PATH_LOST`, when nothing else is said. */
 const PATHLESS_MS = 5_000
 
 /** ms that `close` gives data on its way, and then its farewell, before the paths are cut. */
@@ -70,6 +70,11 @@ export interface SessionOptions {
   /** Streams open at once in each direction. @default 256 */
   readonly maxStreams?: number
   readonly rekey?: RekeyLimits
+  /**
+   * ms without any path before the session fails: another may be on its way. 0 where none will come, as with servers.
+   * @default 5_000
+   */
+  readonly pathlessMs?: number
 }
 
 export class Session extends TypedEventTarget<SessionEvents> {
@@ -81,6 +86,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
   readonly initiator: boolean
 
   readonly #keys: SessionKeys
+  readonly #pathlessMs: number
   readonly #paths = new Map<number, PathState>()
   readonly #inbox: Inbox
   readonly #outbox: Outbox
@@ -115,6 +121,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.id = toHex(keys.sessionId)
     this.initiator = keys.initiator
     this.#keys = keys
+    this.#pathlessMs = options.pathlessMs ?? PATHLESS_MS
     this.#nextPath = keys.initiator ? 2 : 1
     this.#ended = new Promise((resolve) => {
       this.#tellEnded = resolve
@@ -349,7 +356,11 @@ export class Session extends TypedEventTarget<SessionEvents> {
     try {
       run()
     } catch (error) {
-      this.abort(asPeerlineError(error, 'ERR_PEERLINE_PROTOCOL'))
+      // What is not ours is a mistake of ours: its words may tell of this machine, and stay here, as the cause.
+      const unexpected = 'something unexpected was received'
+      this.abort(
+        isPeerlineError(error) ? error : new PeerlineError('ERR_PEERLINE_PROTOCOL', unexpected, { cause: error }),
+      )
     }
   }
 
@@ -367,8 +378,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     if (this.#farewell) return this.#finish(undefined)
     // Before the first is proven, the deadline for that counts.
     if (this.#state === 'connecting') return
-    clearTimeout(this.#pathlessTimer)
-    this.#pathlessTimer = setTimeout(() => this.#pathless(error), PATHLESS_MS)
+    this.#pathlessTimer ??= setTimeout(() => this.#pathless(error), this.#pathlessMs)
   }
 
   #pathless(cause?: PeerlineError): void {
@@ -389,7 +399,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
       if (this.#inbox.ackDue) this.#sendAck()
     }
     if (next === undefined) return
-    if (this.#state !== 'connecting') {
+    // A path that merely opened saves nobody: one that swallows everything could be opened again and again.
+    if (this.#state !== 'connecting' && next.stage === 'proven') {
       clearTimeout(this.#pathlessTimer)
       this.#pathlessTimer = undefined
     }

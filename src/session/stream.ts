@@ -142,11 +142,8 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
       this.#sendOffset += data.length
       return DONE
     }
-    if (this.#queuedBytes > 0 && this.#queuedBytes + data.length > MAX_QUEUED_BYTES) {
-      return Promise.reject(
-        new PeerlineError('ERR_PEERLINE_LIMIT', `${this.protocol}: more than 64 MiB wait; await each write`),
-      )
-    }
+    const tooMuch = this.#tooMuch(data)
+    if (tooMuch !== undefined) return Promise.reject(tooMuch)
     const item: QueuedWrite = { data, sent: 0, resolve: undefined, reject: undefined }
     this.#queue.push(item)
     this.#queuedBytes += data.length
@@ -194,6 +191,8 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
       this.#sendFinished()
       return
     }
+    const tooMuch = data === undefined ? undefined : this.#tooMuch(data)
+    if (tooMuch !== undefined) throw tooMuch
     const written = data === undefined ? DONE : this.write(data)
     this.#finWanted = true
     if (this.#queue.length === 0) {
@@ -210,6 +209,11 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
       this.#onFin = { resolve, reject }
     })
     await Promise.all([written, sealed])
+  }
+
+  #tooMuch(data: Uint8Array): PeerlineError | undefined {
+    if (this.#queuedBytes === 0 || this.#queuedBytes + data.length <= MAX_QUEUED_BYTES) return undefined
+    return new PeerlineError('ERR_PEERLINE_LIMIT', `${this.protocol}: more than 64 MiB wait; await each write`)
   }
 
   /** @internal True while a write waits to be sealed. */
