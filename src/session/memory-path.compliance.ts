@@ -13,7 +13,8 @@ import { type ErrorCode, PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
 import { MAX_FIRST_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from '../path/index.ts'
-import { type PathChange, Session, type SessionOptions } from './session.ts'
+import type { PathChange } from './path-set.ts'
+import { Session, type SessionOptions } from './session.ts'
 import type { Stream } from './stream.ts'
 
 export type Side = 0 | 1

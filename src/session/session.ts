@@ -7,18 +7,17 @@
  * Records come from the paths through the inbox to the streams; frames and bulk go from the streams through the outbox
  * to the path in use. This file joins those parts; each of them stands in its own.
  */
-import { randomBytes } from 'node:crypto'
-import { equalBytes, toHex } from '../bytes/index.ts'
+import { toHex } from '../bytes/index.ts'
 import { abortError, type ErrorCode, isErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
-import { MAX_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from '../path/index.ts'
-import { readAttach, readAttached, writeAttach, writeAttached } from './attach.ts'
+import type { Path, PathKind } from '../path/index.ts'
 import { TypedEventTarget } from './events.ts'
 import { type FrameVisitor, readFrames } from './frame.ts'
 import { ACK_DELAY_MS, Inbox } from './inbox.ts'
 import { Outbox, type RekeyLimits } from './outbox.ts'
-import { carePath, choosePath, IMPATIENT_MS, KEEPALIVE_MS, MAX_PATHS, newPathState, type PathState } from './paths.ts'
+import { type PathChange, PathSet, type PathSetHost } from './path-set.ts'
+import type { PathState } from './paths.ts'
 import { readNumber } from './record.ts'
 import type { Stream } from './stream.ts'
 import { DEFAULT_MAX_STREAMS, StreamTable } from './stream-table.ts'
@@ -35,20 +34,6 @@ const CLOSE_FAREWELL_MS = 1_000
 
 /** Round trip assumed before one is measured, ms: RFC 9002 section 6.2.2 assumes 333, our paths attach faster. */
 const ASSUMED_RTT_MS = 100
-
-/** Path numbers remembered one by one: far more than may be under way at once, out of order. */
-const MAX_USED_PATHS = 64
-
-/** ms between looks at the paths while something is on its way; otherwise {@link KEEPALIVE_MS} / 4. */
-const CARE_MS = IMPATIENT_MS / 2
-
-/** What `path` events say. */
-export interface PathChange {
-  readonly from: PathKind
-  readonly to: PathKind
-  /** `better`: a better path was proven. `lost`: the one before it ended. */
-  readonly reason: 'better' | 'lost'
-}
 
 export type SessionEvents = {
   /** The first path is proven. */
@@ -85,19 +70,11 @@ export class Session extends TypedEventTarget<SessionEvents> {
   /** True at the side that dialled. */
   readonly initiator: boolean
 
-  readonly #keys: SessionKeys
   readonly #pathlessMs: number
-  readonly #paths = new Map<number, PathState>()
+  readonly #paths: PathSet
   readonly #inbox: Inbox
   readonly #outbox: Outbox
   readonly #streams: StreamTable
-  #active: PathState | undefined
-  /** The path that users were last told of. */
-  #reported: PathState | undefined
-  #nextPath: number
-  readonly #usedPaths = new Set<number>()
-  /** Path numbers up to this one count as used: 0 is never attached. */
-  #usedBelow = 0
   #state: 'connecting' | 'open' | 'closing' | 'closed' = 'connecting'
   #error: PeerlineError | undefined
   readonly #ended: Promise<void>
@@ -108,8 +85,6 @@ export class Session extends TypedEventTarget<SessionEvents> {
   #onDrained: (() => void) | undefined
   #pumpSet = false
   #ackTimer: ReturnType<typeof setTimeout> | undefined
-  #careTimer: ReturnType<typeof setTimeout> | undefined
-  #careDue = 0
   #pathlessTimer: ReturnType<typeof setTimeout> | undefined
   /** The path whose record is being read, and which may be proven by it. */
   #reading: PathState | undefined
@@ -120,9 +95,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.peer = options.peer
     this.id = toHex(keys.sessionId)
     this.initiator = keys.initiator
-    this.#keys = keys
     this.#pathlessMs = options.pathlessMs ?? PATHLESS_MS
-    this.#nextPath = keys.initiator ? 2 : 1
+    this.#paths = new PathSet(keys, this.#pathHost)
     this.#ended = new Promise((resolve) => {
       this.#tellEnded = resolve
     })
@@ -144,22 +118,23 @@ export class Session extends TypedEventTarget<SessionEvents> {
 
   /** The kind of the path that carries the data; undefined before the first and between two. */
   get path(): PathKind | undefined {
-    return this.#active?.stage === 'proven' ? this.#active.path.kind : undefined
+    const { active } = this.#paths
+    return active?.stage === 'proven' ? active.path.kind : undefined
   }
 
   /** Where the other end of the path in use is, for people. */
   get remote(): string | undefined {
-    return this.#active?.path.remote
+    return this.#paths.active?.path.remote
   }
 
   /** Kinds of all proven paths. */
   get paths(): PathKind[] {
-    return [...this.#paths.values()].filter((path) => path.stage === 'proven').map((path) => path.path.kind)
+    return this.#paths.proven
   }
 
   /** Last measured round trip on the path in use, ms. */
   get rttMs(): number | undefined {
-    return this.#active?.rttMs
+    return this.#paths.active?.rttMs
   }
 
   /** `connecting`, `open`, `closing` or `closed`. */
@@ -233,7 +208,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     await this.#drained(CLOSE_DRAIN_MS, options.signal)
     if ((this.#state as string) === 'closed') return
     this.#outbox.frames.close('', '')
-    this.#farewell = this.#active !== undefined
+    this.#farewell = this.#paths.active !== undefined
     this.#pump()
     await this.#drained(CLOSE_FAREWELL_MS, options.signal)
     this.#finish(undefined)
@@ -244,7 +219,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
     if (this.#state === 'closed') return
     this.#outbox.frames.close(error.code, error.message)
     try {
-      if (this.#active !== undefined) this.#outbox.pump(this.#active, this.#takeAck)
+      const { active } = this.#paths
+      if (active !== undefined) this.#outbox.pump(active, this.#takeAck)
     } catch {
       // What cannot be told any more is not told.
     }
@@ -259,14 +235,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
 
   /** @internal Attaches an open path; the session may send on it at once. */
   attach(path: Path): void {
-    if (this.#state === 'closed' || this.#paths.size >= MAX_PATHS) return path.destroy()
-    const number = this.#nextPath
-    this.#nextPath += 2
-    const state = this.#addPath(path, number, 'attaching')
-    path.send([
-      writeAttach(this.#keys.sessionId, { pathNumber: number, received: this.#inbox.next }, this.#keys.attachSend),
-    ])
-    this.#startPath(state)
+    if (this.#state === 'closed') path.destroy()
+    else this.#paths.attach(path)
   }
 
   /**
@@ -274,30 +244,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
    * @throws PeerlineError when it does not authenticate or was seen before
    */
   acceptAttach(path: Path, attach: Uint8Array): void {
-    const { pathNumber, received } = readAttach(attach, this.#keys.attachReceive)
-    const mine = pathNumber % 2 === (this.initiator ? 0 : 1)
-    if (mine || pathNumber <= this.#usedBelow || this.#usedPaths.has(pathNumber)) {
-      throw new PeerlineError('ERR_PEERLINE_HANDSHAKE', 'an attach message was used before')
-    }
     if (this.#state === 'closed') throw this.#endError()
-    if (this.#paths.size >= MAX_PATHS) throw new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_PATHS} paths are attached`)
-    this.#usedPaths.add(pathNumber)
-    this.#forgetUsedPaths()
-    const state = this.#addPath(path, pathNumber, 'unproven')
-    path.send([writeAttached({ pathNumber, received: this.#inbox.next }, this.#keys.attachSend)])
-    // First of all: what the other side has is not sent again.
-    this.#guard(() => this.#outbox.ack(received))
-    if (this.#isClosed()) return
-    this.#startPath(state)
-    this.#wakeDrained()
-  }
-
-  /** Remembers the latest numbers one by one; what is older than those counts as used. */
-  #forgetUsedPaths(): void {
-    if (this.#usedPaths.size <= MAX_USED_PATHS) return
-    const oldest = Math.min(...this.#usedPaths)
-    this.#usedPaths.delete(oldest)
-    this.#usedBelow = oldest
+    this.#paths.accept(path, attach)
   }
 
   /**
@@ -307,16 +255,14 @@ export class Session extends TypedEventTarget<SessionEvents> {
    */
   adopt(path: Path, proven: boolean, rttMs?: number): void {
     if (this.#isClosed()) return path.destroy()
-    const state = this.#addPath(path, 0, proven ? 'proven' : 'unproven')
-    state.rttMs = rttMs
-    this.#startPath(state)
+    const state = this.#paths.adopt(path, proven, rttMs)
     // What came right behind the handshake may have ended it already.
-    if (!proven || this.#paths.get(0) !== state) return
+    if (!proven || !this.#paths.has(state)) return
     this.#opened(state)
-    if (rttMs === undefined) return this.#ping(state)
+    if (rttMs === undefined) return this.#paths.ping(state)
     // The other side takes the path for proven when it hears something sealed: what goes out in this turn, or else a ping.
     setImmediate(() => {
-      if (this.#paths.get(0) === state && this.#outbox.inFlight === 0 && !this.#pumpSet) this.#ping(state)
+      if (this.#paths.has(state) && this.#outbox.inFlight === 0 && !this.#pumpSet) this.#paths.ping(state)
     })
   }
 
@@ -327,28 +273,46 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#schedulePump()
   }
 
-  #addPath(path: Path, number: number, stage: PathState['stage']): PathState {
-    const state = newPathState(path, number, stage)
-    path.maxMessageBytes = MAX_MESSAGE_BYTES
-    this.#paths.set(number, state)
-    return state
-  }
-
-  #startPath(state: PathState): void {
-    const handler: PathHandler = {
-      message: (message) => this.#guard(() => this.#onMessage(state, message)),
-      drain: () => {
-        if (state !== this.#active) return
-        this.#pump()
-        // One that found the path full, and nothing to ride on.
-        if (!this.#isClosed()) this.#ackSoon()
-      },
-      close: (error) => this.#losePath(state, error),
-    }
-    state.path.start(handler)
-    state.path.resume()
-    this.#choose()
-    this.#careSoon(CARE_MS)
+  readonly #pathHost: PathSetHost = {
+    received: () => this.#inbox.next,
+    onAcked: (number) => {
+      this.#outbox.ack(number)
+      this.#wakeDrained()
+    },
+    onRecord: (state, message) => this.#onRecord(state, message),
+    onDrain: () => {
+      this.#pump()
+      // An acknowledgement that found the path full, and nothing to ride on.
+      if (!this.#isClosed()) this.#ackSoon()
+    },
+    onSwitch: () => {
+      // The other side learns at once what it need not send again on a path that was lost.
+      if (this.#inbox.ackDue) this.#sendAck()
+    },
+    onUsable: (proven) => {
+      // A path that merely opened saves nobody: one that swallows everything could be opened again and again.
+      if (proven && this.#state !== 'connecting') this.#stopPathlessTimer()
+      this.#pump()
+    },
+    onProven: (state) => this.#opened(state),
+    onLost: (state) => {
+      this.#outbox.pathLost(state)
+      this.#inbox.ackAgain()
+    },
+    onLostSettled: (error) => {
+      this.#ackSoon()
+      if (this.#paths.size > 0) return
+      if (this.#farewell) return this.#finish(undefined)
+      // Before the first is proven, the deadline for that counts.
+      if (this.#state === 'connecting') return
+      this.#pathlessTimer ??= setTimeout(() => this.#pathless(error), this.#pathlessMs)
+    },
+    onChange: (change) => this.emit('path', change),
+    sendLoose: (state, write) => this.#outbox.sendLoose(state, write),
+    waitsOn: (state) => this.#outbox.waitsOn(state),
+    busy: () => this.#outbox.inFlight > 0,
+    closed: () => this.#isClosed(),
+    guard: (run) => this.#guard(run),
   }
 
   /** Runs what a remote set off; whatever it throws ends the session with a typed error, never the process. */
@@ -364,23 +328,6 @@ export class Session extends TypedEventTarget<SessionEvents> {
     }
   }
 
-  #losePath(state: PathState, error: PeerlineError | undefined): void {
-    if (!this.#paths.delete(state.number)) return
-    state.path.destroy(error)
-    if (this.#state === 'closed') return
-    this.#outbox.pathLost(state)
-    if (state === this.#active) this.#active = undefined
-    this.#inbox.ackAgain()
-    this.#choose()
-    if (this.#isClosed()) return
-    this.#ackSoon()
-    if (this.#paths.size > 0) return
-    if (this.#farewell) return this.#finish(undefined)
-    // Before the first is proven, the deadline for that counts.
-    if (this.#state === 'connecting') return
-    this.#pathlessTimer ??= setTimeout(() => this.#pathless(error), this.#pathlessMs)
-  }
-
   #pathless(cause?: PeerlineError): void {
     const [code, text]: [ErrorCode, string] =
       this.#state === 'connecting'
@@ -389,100 +336,17 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#finish(new PeerlineError(code, cause === undefined ? text : `${text}: ${cause.message}`, { cause }))
   }
 
-  /** Moves to the best path there is. */
-  #choose(): void {
-    const next = choosePath(this.#paths.values(), this.#active)
-    if (next !== this.#active) {
-      this.#active = next
-      this.#report()
-      // The other side learns at once what it need not send again on a path that was lost.
-      if (this.#inbox.ackDue) this.#sendAck()
-    }
-    if (next === undefined) return
-    // A path that merely opened saves nobody: one that swallows everything could be opened again and again.
-    if (this.#state !== 'connecting' && next.stage === 'proven') {
-      clearTimeout(this.#pathlessTimer)
-      this.#pathlessTimer = undefined
-    }
-    this.#pump()
-  }
-
-  /** Tells of a change, once the path in use is proven. */
-  #report(): void {
-    const now = this.#active
-    const before = this.#reported
-    if (this.#state === 'connecting' || now?.stage !== 'proven' || now === before) return
-    this.#reported = now
-    if (before === undefined) return
-    const reason = this.#paths.get(before.number) === before ? 'better' : 'lost'
-    this.emit('path', { from: before.path.kind, to: now.path.kind, reason })
-  }
-
-  #prove(state: PathState): void {
-    if (state.stage === 'proven') return
-    state.stage = 'proven'
-    this.#choose()
-    this.#opened(state)
-    this.#report()
-  }
-
   #opened(state: PathState): void {
     if (this.#state !== 'connecting') return
     this.#state = 'open'
-    clearTimeout(this.#pathlessTimer)
-    this.#pathlessTimer = undefined
-    this.#report()
+    this.#stopPathlessTimer()
+    this.#paths.announce()
     this.emit('open', { path: state.path.kind })
   }
 
-  /** Pings what was silent for too long, and lets go of what does not answer. */
-  #care(): void {
-    if (this.#state === 'closed') return
-    const now = performance.now()
-    // A process that was stopped wakes to timers before it reads its sockets: what waits there decides, not the clock.
-    const overslept = now - this.#careDue > IMPATIENT_MS
-    for (const state of [...this.#paths.values()]) {
-      if (overslept || (state.pingedAt !== undefined && state.heardAt > state.pingedAt + KEEPALIVE_MS)) {
-        state.pingedAt = undefined
-      }
-      if (overslept) {
-        state.heardAt = Math.max(state.heardAt, now - KEEPALIVE_MS)
-      }
-      switch (carePath(state, now, this.#outbox.waitsOn(state))) {
-        case 'ping':
-          this.#ping(state)
-          break
-        case 'lost':
-          this.#losePath(
-            state,
-            new PeerlineError('ERR_PEERLINE_TIMEOUT', `${state.path.remote} does not answer any more`),
-          )
-          break
-      }
-    }
-    const busy = this.#outbox.inFlight > 0 || [...this.#paths.values()].some((state) => state.pingedAt !== undefined)
-    this.#careTimer = undefined
-    this.#careSoon(busy ? CARE_MS : KEEPALIVE_MS / 4)
-  }
-
-  #careSoon(ms: number): void {
-    if (this.#isClosed()) return
-    const due = performance.now() + ms
-    if (this.#careTimer !== undefined) {
-      if (this.#careDue <= due) return
-      clearTimeout(this.#careTimer)
-    }
-    this.#careDue = due
-    this.#careTimer = setTimeout(() => this.#guard(() => this.#care()), ms)
-    this.#careTimer.unref?.()
-  }
-
-  #ping(state: PathState): void {
-    const token = randomBytes(8)
-    state.pingToken = token
-    state.pingedAt = performance.now()
-    this.#outbox.sendLoose(state, (frames) => frames.ping(token))
-    this.#careSoon(CARE_MS)
+  #stopPathlessTimer(): void {
+    clearTimeout(this.#pathlessTimer)
+    this.#pathlessTimer = undefined
   }
 
   // ---- sending ----
@@ -498,16 +362,16 @@ export class Session extends TypedEventTarget<SessionEvents> {
   }
 
   #pump(): void {
-    const path = this.#active
+    const path = this.#paths.active
     if (path === undefined || this.#state === 'closed') return
     this.#guard(() => this.#outbox.pump(path, this.#takeAck))
-    if (this.#outbox.inFlight > 0 && this.#careTimer !== undefined) this.#careSoon(CARE_MS)
+    if (this.#outbox.inFlight > 0) this.#paths.careSoon()
   }
 
   readonly #takeAck = (): number | undefined => this.#inbox.takeAck()
 
   #sendAck(): void {
-    const path = this.#active
+    const path = this.#paths.active
     // A path that is full has other things to say first; the acknowledgement rides on one of them.
     if (path === undefined || !path.path.writable) return
     const ack = this.#inbox.takeAck()
@@ -526,17 +390,15 @@ export class Session extends TypedEventTarget<SessionEvents> {
 
   // ---- receiving ----
 
-  #onMessage(state: PathState, message: Uint8Array): void {
-    if (this.#state === 'closed') return
-    if (state.stage === 'attaching') return this.#onAttached(state, message)
+  #onRecord(state: PathState, message: Uint8Array): void {
     const number = readNumber(message)
-    if (number === undefined) return this.#spoilt(state)
+    if (number === undefined) return this.#paths.spoilt(state)
     if (number.loose) {
-      if (number.count <= state.lastLoose) return this.#spoilt(state)
+      if (number.count <= state.lastLoose) return this.#paths.spoilt(state)
       const frames = this.#inbox.openLoose(message, number, state.number)
-      if (frames === undefined) return this.#spoilt(state)
+      if (frames === undefined) return this.#paths.spoilt(state)
       state.lastLoose = number.count
-      this.#heard(state)
+      this.#paths.heard(state)
       this.#reading = state
       readFrames(frames, this.#looseVisitor, this.#isClosed)
       this.#reading = undefined
@@ -545,38 +407,9 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#reading = state
     const arrival = this.#inbox.accept(message, number)
     this.#reading = undefined
-    if (arrival === 'forged' || arrival === 'overflow') return this.#spoilt(state)
-    if (arrival === 'taken') this.#heard(state)
+    if (arrival === 'forged' || arrival === 'overflow') return this.#paths.spoilt(state)
+    if (arrival === 'taken') this.#paths.heard(state)
     if (!this.#isClosed()) this.#ackSoon()
-  }
-
-  /** Something came that only the other side can have sent. */
-  #heard(state: PathState): void {
-    state.heardAt = performance.now()
-    if (state.stage !== 'proven' && !this.#isClosed()) this.#prove(state)
-  }
-
-  #onAttached(state: PathState, message: Uint8Array): void {
-    let received: number
-    try {
-      const claim = readAttached(message, this.#keys.attachReceive)
-      if (claim.pathNumber !== state.number)
-        throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'another path was attached')
-      received = claim.received
-    } catch (error) {
-      return this.#losePath(state, error as PeerlineError)
-    }
-    state.rttMs = performance.now() - state.heardAt
-    this.#outbox.ack(received)
-    this.#heard(state)
-    // The other side takes the path for proven when it hears something sealed just now.
-    this.#ping(state)
-    this.#wakeDrained()
-  }
-
-  /** A path that delivers what nobody sealed is worth nothing, whoever is to blame: it goes, the session stays. */
-  #spoilt(state: PathState): void {
-    this.#losePath(state, new PeerlineError('ERR_PEERLINE_PROTOCOL', `${state.path.remote} delivered a forged record`))
   }
 
   #onFrames(frames: Uint8Array): void {
@@ -612,18 +445,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
     onStop: () => unexpected('stop'),
     onWindow: () => unexpected('window'),
     onAck: (number) => this.#onAck(number),
-    onPing: (token) => {
-      const state = this.#reading!
-      // Not answered when the path is full: its data is the answer.
-      if (state.path.writable) this.#outbox.sendLoose(state, (frames) => frames.pong(token))
-    },
-    onPong: (token) => {
-      const state = this.#reading!
-      if (state.pingToken === undefined || !equalBytes(token, state.pingToken)) return
-      state.rttMs = performance.now() - state.pingedAt!
-      state.pingToken = undefined
-      state.pingedAt = undefined
-    },
+    onPing: (token) => this.#paths.onPing(this.#reading!, token),
+    onPong: (token) => this.#paths.onPong(this.#reading!, token),
     onCandidates: () => unexpected('candidates'),
     onClose: () => unexpected('close'),
   }
@@ -645,12 +468,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#state = 'closed'
     this.#error = error
     clearTimeout(this.#ackTimer)
-    clearTimeout(this.#careTimer)
     clearTimeout(this.#pathlessTimer)
-    const paths = [...this.#paths.values()]
-    this.#paths.clear()
-    this.#active = undefined
-    for (const { path } of paths) path.close()
+    this.#paths.close()
     this.#outbox.clear()
     this.#inbox.clear()
     this.#streams.abort(error ?? this.#endError())
