@@ -17,7 +17,7 @@ import { connectTcp, FramedPath, type Path, RelayPath, SocketPipe } from '../pat
 import { Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
-import { type Candidate, type CircuitOffer, decodeBody, encodeBody, mayDial } from './candidate.ts'
+import { type Candidate, type CircuitOffer, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
 import type { Reservation } from './reservation.ts'
 import { dialServer, parseServerAddress, type parseServerUrl } from './url.ts'
 
@@ -73,6 +73,8 @@ export class Connector {
   readonly #sessions = new Map<string, Session>()
   readonly #byPeer = new Map<PeerId, Set<Session>>()
   readonly #dialling = new Map<PeerId, Dialling>()
+  /** Sessions in which no address of ours may show: we neither tell any nor dial any. */
+  readonly #relayOnly = new WeakSet<Session>()
   /** Sessions whose further candidates are being dialled, and the set that came meanwhile. */
   readonly #told = new Map<Session, Uint8Array | undefined>()
   readonly #closing = new AbortController()
@@ -107,7 +109,7 @@ export class Connector {
    */
   dial(to: PeerId, via: Via, signal: AbortSignal): Promise<Session> {
     const running = this.#dialling.get(to)
-    if (running !== undefined) return running.promise
+    if (running !== undefined) return untilAborted(running.promise, signal, `dialling ${to}`)
     const cancel = new AbortController()
     let settle: Dialling['settle'] = () => {}
     const promise = new Promise<Session>((resolve, reject) => {
@@ -129,7 +131,8 @@ export class Connector {
         `no way to signal ${to}: no rendezvous and no address is known`,
       )
     }
-    const minted = via === 'direct' ? [] : this.#options.reservations().map((reservation) => reservation.mint())
+    const relays = via === 'direct' ? [] : this.#options.reservations().slice(0, MAX_CIRCUITS)
+    const minted = relays.map((reservation) => reservation.mint())
     const offer = createOffer(this.#options.identity, to, {
       body: encodeBody({
         candidates: via === 'relay' ? [] : this.#options.candidates(),
@@ -141,6 +144,7 @@ export class Connector {
     try {
       const { keys, body } = await this.#exchange(media, offer, signal)
       const session = this.#newSession(keys, to)
+      if (via === 'relay') this.#relayOnly.add(session)
       const { candidates } = decodeBody(body)
       const attempts = circuits.map(async (circuit) => session.attach(await circuit))
       if (via !== 'relay') attempts.push(this.#dialCandidates(session, candidates))
@@ -207,9 +211,7 @@ export class Connector {
         }
       }
       const { candidates, circuits } = decodeBody(offer.body)
-      // Who offers no address wants none told to it either: it dials through relays only.
-      const relayOnly = candidates.length === 0 && circuits.length > 0
-      const body = encodeBody({ candidates: relayOnly ? [] : this.#options.candidates(), circuits: [] })
+      const body = encodeBody({ candidates: this.#options.candidates(), circuits: [] })
       const { message: answer, keys } = offer.accept(body)
       const session = this.#newSession(keys, from)
       this.#joinCircuits(circuits)
@@ -261,6 +263,7 @@ export class Connector {
 
   /** More candidates of the other side, told within the session: one set at a time, and then the latest, if any. */
   async onCandidates(session: Session, bytes: Uint8Array): Promise<void> {
+    if (this.#relayOnly.has(session)) return
     const running = this.#told.has(session)
     this.#told.set(session, bytes)
     if (running) return
@@ -278,8 +281,9 @@ export class Connector {
     }
   }
 
-  /** Tells the other side where we are to be found. */
+  /** Tells the other side where we are to be found, unless it is not to know. */
   tellCandidates(session: Session): void {
+    if (this.#relayOnly.has(session)) return
     session.sendCandidates(encodeBody({ candidates: this.#options.candidates(), circuits: [] }))
   }
 
@@ -406,6 +410,16 @@ export class Connector {
     }
     await Promise.all(this.sessions.map((session) => session.close(each)))
   }
+}
+
+/** What `promise` brings, or a rejection as soon as the signal fires; the promise goes on for others. */
+function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: string): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const onAbort = () => reject(abortError(signal, what))
+    if (signal.aborted) return onAbort()
+    signal.addEventListener('abort', onAbort)
+    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
+  })
 }
 
 /** Waits `ms`, or rejects when the signal fires. */

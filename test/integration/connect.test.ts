@@ -162,9 +162,23 @@ describe('changing paths under a transfer', () => {
 
   test('via relay keeps to the relay and tells no address', async () => {
     const { a, b } = await startWorld()
+    const sockets = watchSockets()
+    b.handle('/echo/1', (request) => request)
     const session = await a.connect(b.id, { via: 'relay' })
-    await a.request(b.id, '/none/1', BODY).catch(() => {})
+    // New addresses, on either side, change nothing.
+    await Promise.all([a.listen('127.0.0.1:0'), b.listen('127.0.0.1:0')])
+    await a.request(b.id, '/echo/1', BODY)
+    await a.request(b.id, '/echo/1', BODY)
     expect(session.paths).toEqual(['relay'])
+    const listening = [...a.addresses, ...b.addresses].map(portOf)
+    expect(sockets.filter(({ remotePort }) => listening.includes(remotePort ?? 0))).toEqual([])
+  })
+
+  test('a peer that listens nowhere still moves to a direct path when the other one listens', async () => {
+    const { a, b } = await startWorld({ a: { listen: [] } })
+    const session = await a.connect(b.id)
+    if (session.path !== 'tcp') await once<PathChange>(session, 'path', ({ to }) => to === 'tcp')
+    expect(session.path).toBe('tcp')
   })
 
   test('via direct never touches the relay', async () => {
