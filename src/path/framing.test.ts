@@ -6,6 +6,7 @@ import type { Pipe, PipeHandler } from './pipe.ts'
 
 /** A pipe whose chunks come exactly as the test says, whether it was paused or not: the worst that a pipe may do. */
 class ScriptedPipe implements Pipe {
+  readonly ownsChunks = false
   readonly remote = 'script'
   writable = true
   handler!: PipeHandler

@@ -13,6 +13,7 @@
  *   which is why a handler that keeps a message copies it.
  */
 import { PeerlineError } from '../errors.ts'
+import { discard } from './discard.ts'
 import { MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from './path.ts'
 import type { Pipe } from './pipe.ts'
 
@@ -93,7 +94,11 @@ export class FramedPath implements Path {
     if (this.#started) return
     this.#started = true
     this.#pipe.start({
-      data: (chunk) => this.#feed(chunk),
+      data: (chunk) => {
+        this.#feed(chunk)
+        // Every message in it was handed on, and holds no longer; what is held back, or was given away, is still needed.
+        if (this.#pipe.ownsChunks && this.#held === undefined && !this.#ended) discard(chunk)
+      },
       drain: () => {
         if (!this.#ended) this.#handler?.drain()
       },

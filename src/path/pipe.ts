@@ -23,6 +23,8 @@ export interface Pipe {
   readonly remote: string
   /** False while the writer should wait for `drain`, and after the end. */
   readonly writable: boolean
+  /** True when each chunk it delivers has its memory to itself, so that whoever is done with one may free it. */
+  readonly ownsChunks: boolean
   /** Starts delivery to `handler`, or hands the pipe to another one. */
   start(handler: PipeHandler): void
   /** Writes the parts as one; false: wait for `drain`. */

@@ -13,6 +13,7 @@ const ATTEMPT_DELAY_MS = 250
 
 /** A connected TCP socket as a pipe. */
 export class SocketPipe implements Pipe {
+  readonly ownsChunks = true
   readonly remote: string
   readonly #socket: net.Socket
   #handler: PipeHandler | undefined

@@ -20,6 +20,8 @@ export const WEBSOCKET_PROTOCOL = 'peerline.1'
 
 /** An open WebSocket as a pipe. */
 export class WebSocketPipe implements Pipe {
+  /** A message may be a view of what was read of the socket, with the next one behind it. */
+  readonly ownsChunks = false
   readonly remote: string
   readonly #socket: WebSocket
   #handler: PipeHandler | undefined

@@ -8,6 +8,7 @@ import type { PeerlineError } from '../errors.ts'
 import type { Pipe, PipeHandler } from '../path/index.ts'
 
 export class MemoryPipe implements Pipe {
+  readonly ownsChunks = false
   readonly remote = 'memory'
   /** Bytes that may wait for this end's reader before the other end is asked to wait. */
   highWater = 65_536
