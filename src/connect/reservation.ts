@@ -11,7 +11,7 @@
 import { copyBytes, fields } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
 import { formatHostPort } from '../network/address.ts'
-import { type CircuitSide, mintCircuit } from '../path/index.ts'
+import { mintCircuit } from '../path/index.ts'
 import { MessageStream, type Session } from '../session/index.ts'
 import type { CircuitOffer } from './candidate.ts'
 import { parseServerAddress } from './url.ts'
@@ -82,9 +82,9 @@ export class Reservation {
   }
 
   /** A new circuit: our CIRCUIT message, and the offer for the other side. */
-  mint(): { own: Uint8Array; offer: CircuitOffer; side: CircuitSide } {
+  mint(): { own: Uint8Array; offer: CircuitOffer } {
     const [own, theirs] = mintCircuit(this.#id, this.#secret, Date.now() + CIRCUIT_LIFETIME_MS)
-    return { own, offer: { relay: this.#circuitAddress, token: theirs }, side: 0 }
+    return { own, offer: { relay: this.#circuitAddress, token: theirs } }
   }
 
   #onReply(message: unknown): void {

@@ -9,7 +9,7 @@
 import { randomBytes } from 'node:crypto'
 import { fields, MessageKind, PROTOCOL_VERSION, toHex } from '../bytes/index.ts'
 import { MAX_RELAY_MESSAGE_BYTES } from '../connect/index.ts'
-import { type FramedPath, RefusedCode, readCircuit, verifyCircuit } from '../path/index.ts'
+import { type CircuitSide, type FramedPath, RefusedCode, readCircuit, verifyCircuit } from '../path/index.ts'
 import type { StreamContext } from '../peer/index.ts'
 import { MessageStream, type Session, type Stream, StreamCode } from '../session/index.ts'
 import { splice } from './splice.ts'
@@ -58,7 +58,7 @@ interface Reservation {
 
 interface WaitingEnd {
   readonly path: FramedPath
-  readonly side: 0 | 1
+  readonly side: CircuitSide
   readonly reservation: Reservation
   readonly timer: ReturnType<typeof setTimeout>
 }
@@ -145,7 +145,7 @@ export class RelayService {
     this.#join(other.path, path, reservation)
   }
 
-  #wait(key: string, path: FramedPath, side: 0 | 1, reservation: Reservation): void {
+  #wait(key: string, path: FramedPath, side: CircuitSide, reservation: Reservation): void {
     const leave = () => {
       clearTimeout(timer)
       if (this.#waiting.get(key)?.path !== path) return

@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
+import { varintSize } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import {
-  ackSize,
   checkProtocol,
   type FrameVisitor,
   FrameWriter,
@@ -137,7 +137,7 @@ describe('frames', () => {
       fc.property(number, (count) => {
         const writer = new FrameWriter()
         writer.ack(count)
-        expect(ackSize(count)).toBe(writer.bytes)
+        expect(writer.bytes).toBe(1 + varintSize(count))
       }),
     )
   })

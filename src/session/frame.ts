@@ -17,7 +17,7 @@
  * Integers are variable-length (RFC 9000 section 16). Stream numbers of the session's initiator are even, the
  * responder's odd, each counted up from its first. Anything else is an error of protocol and ends the session.
  */
-import { Cursor, varintSize, writeVarint } from '../bytes/index.ts'
+import { Cursor, writeVarint } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 
 export const FrameType = {
@@ -323,9 +323,4 @@ export class FrameWriter {
     this.#batch!.set(bytes, this.#length)
     this.#length += bytes.length
   }
-}
-
-/** Bytes of an ACK frame. */
-export function ackSize(number: number): number {
-  return 1 + varintSize(number)
 }

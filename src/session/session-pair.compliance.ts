@@ -1,13 +1,12 @@
 /**
  * Two real sessions over loopback TCP, with made-up keys: for tests of what runs on streams.
  */
-import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import net from 'node:net'
-import type { SessionKeys } from '../handshake/index.ts'
 import { Identity } from '../identity/index.ts'
 import { tcpPath } from '../path/index.ts'
 import { StreamCode } from './codes.ts'
+import { testKeys } from './memory-path.compliance.ts'
 import { Session } from './session.ts'
 import type { Stream } from './stream.ts'
 
@@ -28,15 +27,6 @@ export interface SessionPair {
   close(): Promise<void>
 }
 
-/** Keys of one side; both sides of a pair have the same secrets, crosswise. */
-export function madeUpKeys(initiator: boolean): SessionKeys {
-  const key = (name: string) => createHash('sha256').update(name).digest()
-  const both = { sessionId: key('session').subarray(0, 16), initiator }
-  return initiator
-    ? { ...both, send: key('1'), receive: key('2'), attachSend: key('3'), attachReceive: key('4') }
-    : { ...both, send: key('2'), receive: key('1'), attachSend: key('4'), attachReceive: key('3') }
-}
-
 function refuse(stream: Stream): void {
   stream.reset(StreamCode.NO_PROTOCOL)
 }
@@ -51,7 +41,7 @@ export async function sessionPair(options: SessionPairOptions = {}): Promise<Ses
   server.close()
   const limits = options.maxStreams === undefined ? {} : { maxStreams: options.maxStreams }
   const session = (initiator: boolean, onStream: (stream: Stream) => void) =>
-    new Session({ keys: madeUpKeys(initiator), peer: Identity.generate().peerId, onStream, ...limits })
+    new Session({ keys: testKeys(initiator), peer: Identity.generate().peerId, onStream, ...limits })
   const a = session(true, options.onStreamA ?? refuse)
   const b = session(false, options.onStreamB ?? refuse)
   b.adopt(tcpPath(accepted), false)
