@@ -35,6 +35,8 @@ const RECOVER = {
   ERR_PEERLINE_UNREACHABLE: 'Nothing answers at the address; check host, port and firewall.',
   ERR_PEERLINE_TLS: 'Check the certificate of the server: its dates, its name and who signed it.',
   ERR_PEERLINE_NO_PATH: 'No way to the peer worked; allow a relay, or check the network of both sides.',
+  ERR_PEERLINE_UNSUPPORTED:
+    'An optional package that this needs is not installed, or has no build for this machine: install it, or go another way.',
   ERR_PEERLINE_PATH_LOST: 'Every path of the session was lost; dial again.',
   // deciding
   ERR_PEERLINE_DENIED: 'The other side refuses; ask its owner to allow your peer id.',

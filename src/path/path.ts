@@ -13,7 +13,7 @@
 import type { PeerlineError } from '../errors.ts'
 
 /** What carries a path. */
-export type PathKind = 'tcp' | 'relay'
+export type PathKind = 'tcp' | 'udp' | 'webrtc' | 'relay'
 
 /** Bytes of the largest message: one record of 64 KiB of data with its frames, number and tag. */
 export const MAX_MESSAGE_BYTES = 66_560

@@ -13,8 +13,8 @@
  */
 import type { Path, PathKind } from '../path/index.ts'
 
-/** Order of preference: kernel TCP between the two hosts beats any detour. Lower is better. */
-const RANK: Readonly<Record<PathKind, number>> = { tcp: 0, relay: 10 }
+/** Order of preference: kernel TCP costs a tenth of what any protocol over UDP does, and a relay is a detour. Lower is better. */
+const RANK: Readonly<Record<PathKind, number>> = { tcp: 0, udp: 1, webrtc: 2, relay: 10 }
 
 /** ms of silence, with records unacknowledged, after which a path is pinged: far above any round trip on Earth. */
 export const IMPATIENT_MS = 1_000
