@@ -1,17 +1,20 @@
 import type { NetworkInterfaceInfo } from 'node:os'
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { isPeerlineError } from '../errors.ts'
 import {
   type AddressScope,
   bytesToIp,
   formatHostPort,
+  inOwnSubnet,
   ipToBytes,
   localAddresses,
   parseHostPort,
   scopeOf,
+  sortByNearness,
   sourceKey,
   toSocketAddress,
+  watchAddresses,
 } from './address.ts'
 
 describe('parseHostPort', () => {
@@ -169,39 +172,174 @@ test('one source is an IPv4 address or an IPv6 /64', () => {
   expect(sourceKey('2001:db8:1:3::')).not.toBe('2001:db8:1:2::/64')
 })
 
+function info(address: string, netmask = ''): NetworkInterfaceInfo {
+  const rest = { address, netmask, mac: '', internal: false, cidr: null }
+  return address.includes(':') ? { ...rest, family: 'IPv6', scopeid: 0 } : { ...rest, family: 'IPv4' }
+}
+
 describe('localAddresses', () => {
-  const info = (address: string): NetworkInterfaceInfo => {
-    const rest = { address, netmask: '', mac: '', internal: false, cidr: null }
-    return address.includes(':') ? { ...rest, family: 'IPv6', scopeid: 0 } : { ...rest, family: 'IPv4' }
-  }
+  const virtual = ['docker0', 'veth12', 'br-ab12', 'cni0', 'tun0', 'utun3', 'wg0', 'virbr0']
   const interfaces = {
-    lo: [info('127.0.0.1'), info('::1')],
-    eth0: [info('192.168.1.7'), info('fe80::7'), info('2a00::7')],
-    br0: [info('10.0.0.7')],
-    ...Object.fromEntries(
-      ['docker0', 'veth12', 'br-ab12', 'cni0', 'tun0', 'utun3', 'wg0', 'virbr0'].map((name) => [
-        name,
-        [info('10.9.0.1')],
-      ]),
-    ),
+    lo: [info('127.0.0.1', '255.0.0.0'), info('::1')],
+    eth0: [info('192.168.1.7', '255.255.255.0'), info('fe80::7'), info('2a00::7', 'ffff:ffff:ffff:ffff::')],
+    br0: [info('10.0.0.7', '255.255.240.0')],
+    ...Object.fromEntries(virtual.map((name, at) => [name, [info(`10.9.0.${at}`)]])),
     gone: undefined,
   }
+  const names = (options: Parameters<typeof localAddresses>[0]) =>
+    localAddresses({ interfaces, ...options }).map(({ interfaceName }) => interfaceName)
 
   test('names what another machine can reach', () => {
     expect(localAddresses({ interfaces })).toEqual([
-      { host: '192.168.1.7', family: 4, scope: 'private', interfaceName: 'eth0' },
-      { host: '2a00::7', family: 6, scope: 'public', interfaceName: 'eth0' },
-      { host: '10.0.0.7', family: 4, scope: 'private', interfaceName: 'br0' },
+      { host: '192.168.1.7', family: 4, scope: 'private', interfaceName: 'eth0', prefixBits: 24 },
+      { host: '2a00::7', family: 6, scope: 'public', interfaceName: 'eth0', prefixBits: 64 },
+      { host: '10.0.0.7', family: 4, scope: 'private', interfaceName: 'br0', prefixBits: 20 },
     ])
   })
 
-  test('adds loopback when asked', () => {
-    const hosts = localAddresses({ loopback: true, interfaces }).map(({ host }) => host)
-    expect(hosts).toEqual(['127.0.0.1', '::1', '192.168.1.7', '2a00::7', '10.0.0.7'])
+  test('adds loopback and link-local addresses when asked', () => {
+    const hosts = (options: object) => localAddresses({ ...options, interfaces }).map(({ host }) => host)
+    expect(hosts({ loopback: true })).toEqual(['127.0.0.1', '::1', '192.168.1.7', '2a00::7', '10.0.0.7'])
+    expect(hosts({ linkLocal: true })).toEqual(['192.168.1.7', 'fe80::7', '2a00::7', '10.0.0.7'])
+  })
+
+  test.each<[string, Parameters<typeof localAddresses>[0], string[]]>([
+    ['all', { all: true }, ['eth0', 'eth0', 'br0', ...virtual]],
+    ['one by name', { include: ['br0'] }, ['br0']],
+    ['a tunnel by name', { include: ['wg0', 'nonsense'] }, ['wg0']],
+    ['none', { include: [] }, []],
+    ['all but some', { exclude: ['eth0'] }, ['br0']],
+    ['all but some, bridges too', { all: true, exclude: ['eth0', ...virtual.slice(1)] }, ['br0', 'docker0']],
+    ['what is both wanted and not', { include: ['br0', 'eth0'], exclude: ['eth0'] }, ['br0']],
+    ['loopback, whatever else', { include: ['br0'], loopback: true }, ['lo', 'lo', 'br0']],
+  ])('takes %s', (_, options, found) => {
+    expect(names(options)).toEqual(found)
+  })
+
+  test('knows that an address without a netmask stands alone', () => {
+    const bits = localAddresses({ interfaces: { eth0: [info('192.168.1.7'), info('2a00::7')] } })
+    expect(bits.map(({ prefixBits }) => prefixBits)).toEqual([32, 128])
   })
 
   test('reads this machine', () => {
     expect(localAddresses({ loopback: true }).some(({ host }) => host === '127.0.0.1')).toBe(true)
     expect(localAddresses().some(({ scope }) => scope === 'loopback' || scope === 'link-local')).toBe(false)
+  })
+})
+
+describe('nearness', () => {
+  const locals = localAddresses({
+    linkLocal: true,
+    all: true,
+    interfaces: {
+      eth0: [
+        info('192.168.1.7', '255.255.255.0'),
+        info('2a00:1:2:3::7', 'ffff:ffff:ffff:ffff::'),
+        info('fe80::7', 'ffff:ffff:ffff:ffff::'),
+      ],
+      eth1: [info('203.0.113.9', '255.255.255.240')],
+      tun0: [info('10.8.0.1', '0.0.0.0')],
+    },
+  })
+
+  test.each([
+    ['192.168.1.200', true],
+    ['192.168.1.7', true],
+    ['::ffff:192.168.1.200', true],
+    ['2a00:1:2:3:ffff::1', true],
+    ['fe80::1%eth0', true],
+    ['203.0.113.14', true],
+    ['192.168.2.200', false],
+    ['2a00:1:2:4::1', false],
+    ['203.0.113.16', false],
+    ['10.8.0.9', false], // of a tunnel whose netmask is 0
+    ['127.0.0.1', false],
+    ['localhost', false],
+    ['', false],
+  ])('%s in a subnet of ours: %s', (host, near) => {
+    expect(inOwnSubnet(host, locals)).toBe(near)
+  })
+
+  test('sorts subnets of ours, private, public IPv6, public IPv4, the rest; and else leaves the order', () => {
+    const sorted = [
+      ...['2a00:1:2:3::9', '192.168.1.9', '203.0.113.10'],
+      ...['10.0.0.1', 'fd00::1', '192.168.2.1', '100.64.0.1'],
+      ...['2a00:1:2:4::1', '2606:4700::1'],
+      ...['11.22.33.44', '::ffff:8.8.8.8', '8.8.4.4'],
+      ...['peer.example.org', '198.51.100.1', '127.0.0.1'],
+    ].map((host, at) => ({ host, at }))
+    // Dealt into two hands, so that each kind stays in its order and they are mixed.
+    const kind = (at: number) => [3, 7, 9, 12, 15].findIndex((end) => at < end)
+    const mixed = [...sorted].sort((a, b) => kind(b.at) - kind(a.at) || a.at - b.at)
+    expect(mixed).not.toEqual(sorted)
+    expect(sortByNearness(mixed, locals)).toEqual(sorted)
+    expect(sortByNearness([...sorted], locals)).toEqual(sorted)
+    expect(mixed[0]).not.toEqual(sorted[0])
+  })
+
+  test('of loopback is near only to who is on loopback', () => {
+    const candidates = [{ host: '192.168.1.9' }, { host: '127.0.0.1' }]
+    const here = localAddresses({ loopback: true, interfaces: { lo: [info('127.0.0.1', '255.0.0.0')] } })
+    expect(sortByNearness(candidates, here)[0]!.host).toBe('127.0.0.1')
+  })
+
+  test('sorting loses and makes up nothing', () => {
+    const host = fc.oneof(fc.ipV4(), fc.ipV6(), fc.string(), fc.constantFrom('192.168.1.9', '10.1.1.1', '2a00::1'))
+    fc.assert(
+      fc.property(fc.array(host), (hosts) => {
+        const sorted = sortByNearness(
+          hosts.map((host) => ({ host })),
+          locals,
+        )
+        expect(sorted.map(({ host }) => host).sort()).toEqual([...hosts].sort())
+      }),
+    )
+  })
+})
+
+describe('watchAddresses', () => {
+  test('tells when addresses come, go, or change their subnet, and not otherwise', async () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const home = info('192.168.1.7', '255.255.255.0')
+    let eth0 = [home]
+    const told: string[][] = []
+    const stop = watchAddresses((addresses) => told.push(addresses.map(({ host }) => host)), {
+      interfaces: () => ({ eth0, docker0: [info(`10.9.0.${eth0.length}`)] }),
+    })
+    const look = (now: typeof eth0) => {
+      eth0 = now
+      vi.advanceTimersByTime(2_000)
+      return told.splice(0)
+    }
+    expect(look([home])).toEqual([])
+    expect(look([home, info('2a00::7')])).toEqual([['192.168.1.7', '2a00::7']])
+    expect(look([info('2a00::7'), home])).toEqual([]) // the same in another order
+    expect(look([])).toEqual([[]])
+    expect(look([home])).toEqual([['192.168.1.7']])
+    expect(look([info('192.168.1.7', '255.255.0.0')])).toEqual([['192.168.1.7']])
+    stop()
+    expect(look([])).toEqual([])
+    expect(vi.getTimerCount()).toBe(0)
+  })
+
+  test('looks as often as it is told, and leaves what is excluded', () => {
+    vi.useFakeTimers({ toFake: ['setInterval', 'clearInterval'] })
+    onTestFinished(() => void vi.useRealTimers())
+    const interfaces = vi.fn(() => ({ eth0: [info(`192.168.1.${interfaces.mock.calls.length}`)] }))
+    const onChange = vi.fn()
+    const stop = watchAddresses(onChange, { everyMs: 10, exclude: ['eth0'], interfaces })
+    vi.advanceTimersByTime(100)
+    expect(interfaces).toHaveBeenCalledTimes(11)
+    expect(onChange).not.toHaveBeenCalled()
+    stop()
+  })
+
+  test('does not keep the process alive', () => {
+    const timers = () => process.getActiveResourcesInfo().filter((name) => name === 'Timeout').length
+    const before = timers()
+    const stop = watchAddresses(() => {})
+    expect(timers()).toBe(before)
+    stop()
   })
 })

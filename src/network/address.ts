@@ -27,7 +27,22 @@ export interface LocalAddress {
   scope: AddressScope
   /** The interface's name, such as `eth0`. */
   interfaceName: string
+  /** Bits of the address that it shares with its subnet. */
+  prefixBits: number
 }
+
+/** Which interfaces of this machine are looked at. By default all but bridges and tunnels. */
+export interface InterfaceFilter {
+  /** Only these, by name; one that is named may be a bridge or a tunnel. */
+  include?: readonly string[]
+  /** Not these, whatever else is said. */
+  exclude?: readonly string[]
+  /** Bridges and tunnels too. @default false */
+  all?: boolean
+}
+
+/** The system's list of interfaces, as `os.networkInterfaces` gives it. */
+export type Interfaces = NodeJS.Dict<NetworkInterfaceInfo[]>
 
 const MAX_HOST_CHARS = 253 // longest DNS name in text form, RFC 1035 section 2.3.4
 const MAX_PORT = 65_535
@@ -141,26 +156,128 @@ export function sourceKey(ip: string): string {
 // hide a better way. macOS calls a tunnel utun.
 const VIRTUAL_INTERFACE = /^(?:docker|veth|br-|cni|u?tun|wg|virbr)/
 
-/** The addresses of this machine that another machine may be told, in the system's order. */
+/** The interfaces of this machine; none where the system keeps them to itself, as Android does from version 11. */
+export function systemInterfaces(): Interfaces {
+  try {
+    return networkInterfaces()
+  } catch {
+    return {}
+  }
+}
+
+/** True when an interface of this name passes the filter. */
+export function usesInterface(name: string, { include, exclude, all = false }: InterfaceFilter): boolean {
+  if (exclude?.includes(name) === true) return false
+  if (include !== undefined) return include.includes(name)
+  return all || !VIRTUAL_INTERFACE.test(name)
+}
+
+/**
+ * The addresses of this machine that another machine may be told, in the system's order.
+ *
+ * Node does not say which IPv6 addresses are temporary (RFC 8981) or deprecated (RFC 4862 section 5.5.4), so they are all
+ * here. A deprecated one works until it goes, and `watchAddresses` tells when it has gone.
+ */
 export function localAddresses(
-  options: {
+  options: InterfaceFilter & {
     /** Loopback addresses too, for peers on the same machine. @default false */
     loopback?: boolean
+    /** Link-local addresses too. Nobody can be told these: they need a zone, which is each machine's own. @default false */
+    linkLocal?: boolean
     /** What to look at. @default os.networkInterfaces() */
-    interfaces?: NodeJS.Dict<NetworkInterfaceInfo[]>
+    interfaces?: Interfaces
   } = {},
 ): LocalAddress[] {
   const found: LocalAddress[] = []
-  for (const [interfaceName, infos] of Object.entries(options.interfaces ?? networkInterfaces())) {
-    if (VIRTUAL_INTERFACE.test(interfaceName)) continue
-    for (const { address, family } of infos ?? []) {
-      const scope = scopeOf(address)
-      if (scope === 'link-local' || scope === 'unspecified' || scope === 'multicast') continue
-      if (scope === 'loopback' && options.loopback !== true) continue
-      found.push({ host: address, family: family === 'IPv6' ? 6 : 4, scope, interfaceName })
+  for (const [interfaceName, infos] of Object.entries(options.interfaces ?? systemInterfaces())) {
+    for (const info of infos ?? []) {
+      const host = info.address
+      const scope = scopeOf(host)
+      if (scope === 'unspecified' || scope === 'multicast') continue
+      if (scope === 'link-local' && options.linkLocal !== true) continue
+      if (scope === 'loopback' ? options.loopback !== true : !usesInterface(interfaceName, options)) continue
+      found.push({ host, family: info.family === 'IPv6' ? 6 : 4, scope, interfaceName, prefixBits: prefixBitsOf(info) })
     }
   }
   return found
+}
+
+/** True when `host` is an address in a subnet of one of `locals`: its machine is reached without a router. */
+export function inOwnSubnet(host: string, locals: readonly LocalAddress[]): boolean {
+  const bytes = ipToBytes(host)
+  if (bytes === undefined) return false
+  const plain = bytes.length === 16 && startsWith(bytes, MAPPED, 96) ? bytes.subarray(12) : bytes
+  return locals.some(({ host: own, prefixBits }) => {
+    const prefix = ipToBytes(own)
+    // A subnet that holds every address is a tunnel's way to say "everywhere": nothing is near because of it.
+    return (
+      prefix !== undefined && prefix.length === plain.length && prefixBits > 0 && startsWith(plain, prefix, prefixBits)
+    )
+  })
+}
+
+/**
+ * `candidates` with the nearest first, else in their order: in a subnet of ours, private (a site's routers may know the
+ * way), public IPv6 (no NAT), public IPv4, and then what has no such address, such as names.
+ */
+export function sortByNearness<T extends { readonly host: string }>(
+  candidates: readonly T[],
+  locals: readonly LocalAddress[],
+): T[] {
+  const rank = ({ host }: T): number => {
+    if (inOwnSubnet(host, locals)) return 0
+    const scope = scopeOf(host)
+    if (scope === 'private') return 1
+    if (scope !== 'public') return 4
+    return toSocketAddress(host, 0)?.family === 6 ? 2 : 3
+  }
+  const ranked = candidates.map((candidate) => ({ candidate, rank: rank(candidate) }))
+  return ranked.sort((a, b) => a.rank - b.rank).map(({ candidate }) => candidate)
+}
+
+/** ms between two looks at the interfaces: Node has no event for it, and a look costs about 0.1 ms. */
+const WATCH_EVERY_MS = 2_000
+
+/**
+ * Calls back when the addresses of this machine have changed: another network, a cable, a new IPv6 prefix. It does not
+ * keep the process alive.
+ *
+ * @returns what ends it
+ */
+export function watchAddresses(
+  onChange: (addresses: LocalAddress[]) => void,
+  options: InterfaceFilter & {
+    /** @default 2_000 */
+    everyMs?: number
+    loopback?: boolean
+    /** What to look at each time. @default os.networkInterfaces */
+    interfaces?: () => Interfaces
+  } = {},
+): () => void {
+  const { everyMs = WATCH_EVERY_MS, interfaces = systemInterfaces, ...filter } = options
+  const look = () => localAddresses({ ...filter, interfaces: interfaces() })
+  const fingerprint = (addresses: LocalAddress[]) =>
+    addresses
+      .map(({ host, interfaceName, prefixBits }) => `${host}/${prefixBits}%${interfaceName}`)
+      .sort()
+      .join()
+  let last = fingerprint(look())
+  const timer = setInterval(() => {
+    const addresses = look()
+    const now = fingerprint(addresses)
+    if (now === last) return
+    last = now
+    onChange(addresses)
+  }, everyMs)
+  timer.unref()
+  return () => clearInterval(timer)
+}
+
+/** The bits of an interface's netmask that are set; without a netmask, the address stands alone. */
+function prefixBitsOf({ address, netmask }: NetworkInterfaceInfo): number {
+  const mask = ipToBytes(netmask)
+  const bytes = mask ?? ipToBytes(address)?.fill(0xff) ?? new Uint8Array(0)
+  return bytes.reduce((bits, byte) => bits + byte.toString(2).replaceAll('0', '').length, 0)
 }
 
 const MAPPED = ipToBytes('::ffff:0.0.0.0')! // RFC 4291 section 2.5.5.2

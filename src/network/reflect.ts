@@ -51,7 +51,7 @@ export interface ReflectUdpOptions extends ReflectOptions {
 }
 
 const TIMEOUT_MS = 3_000 // three requests at the default RTO (at 0, 0.5 and 1.5 s), and 1.5 s for the last answer
-const RTO_MS = 500 // the least that RFC 8489 section 6.2.1 advises to start with
+export const RTO_MS = 500 // the least that RFC 8489 section 6.2.1 advises to start with
 const MAX_PORT = 65_535
 
 /** Asks over UDP. Rejects with a typed error when nobody answers in time, refuses, or answers nonsense. */
@@ -65,12 +65,13 @@ export function reflectTcp(host: string, port: number, options: ReflectOptions =
 }
 
 /** The reflector asked, and its name in messages. */
-interface Target {
+export interface Target {
   address: SocketAddress
   what: string
 }
 
-async function ask(
+/** Checks the question, finds the host, and runs `exchange` under one deadline. */
+export async function ask(
   kind: 'udp' | 'tcp',
   host: string,
   port: number,
@@ -195,7 +196,7 @@ function askTcp(target: Target, options: ReflectOptions, signal: AbortSignal): P
 }
 
 /** True when `message` is a response to the request with this id. */
-function answers(message: StunMessage, transactionId: Uint8Array): boolean {
+export function answers(message: StunMessage, transactionId: Uint8Array): boolean {
   return (
     (message.class === 'success' || message.class === 'error') &&
     message.method === BINDING &&
@@ -204,7 +205,7 @@ function answers(message: StunMessage, transactionId: Uint8Array): boolean {
 }
 
 /** The address in an answer; throws when it is a refusal or cannot be used (sections 6.3.3 and 6.3.4). */
-function readAnswer(message: StunMessage, what: string): SocketAddress {
+export function readAnswer(message: StunMessage, what: string): SocketAddress {
   if (message.class === 'error') {
     // the code only: the reason beside it is a stranger's text
     const code = stunErrorCode(message) ?? 'without a code'

@@ -15,7 +15,7 @@
  *   been reached there.
  *
  * Sections: 5 (header), 6.3.1 (unknown attributes), 14 (attributes), 14.2 (XOR-MAPPED-ADDRESS), 14.7 (FINGERPRINT),
- * 14.8 (ERROR-CODE), 14.13 (UNKNOWN-ATTRIBUTES), 14.14 (SOFTWARE).
+ * 14.8 (ERROR-CODE), 14.13 (UNKNOWN-ATTRIBUTES), 14.14 (SOFTWARE). The attributes of RFC 5780 are in nat-attributes.ts.
  */
 
 import { crc32 } from 'node:zlib'
@@ -37,9 +37,10 @@ export const TRANSACTION_ID_BYTES = 12
 /** The one method spoken here (section 18.2). */
 export const BINDING = 0x001
 
-/** Attribute types (section 18.3). Types below 0x8000 must be understood by whoever gets them in a request. */
+/** Attribute types (section 18.3, and RFC 5780 section 9.1). Types below 0x8000 must be understood by whoever gets them in a request. */
 export const StunAttributeType = {
   mappedAddress: 0x0001,
+  changeRequest: 0x0003,
   username: 0x0006,
   messageIntegrity: 0x0008,
   errorCode: 0x0009,
@@ -50,8 +51,11 @@ export const StunAttributeType = {
   passwordAlgorithm: 0x001d,
   userhash: 0x001e,
   xorMappedAddress: 0x0020,
+  responsePort: 0x0027,
   software: 0x8022,
   fingerprint: 0x8028,
+  responseOrigin: 0x802b,
+  otherAddress: 0x802c,
 } as const
 
 export type StunClass = 'request' | 'indication' | 'success' | 'error'
@@ -73,6 +77,8 @@ export interface StunMessage {
 
 /** What may be added to a message. */
 export interface StunExtras {
+  /** Goes behind what the message must have. @default none */
+  attributes?: readonly StunAttribute[]
   /** Names the software that sends. @default left out */
   software?: string
   /** Ends the message with a checksum, which tells STUN from other traffic on the same port. @default false */
@@ -84,7 +90,12 @@ const COOKIE = Uint8Array.of(0x21, 0x12, 0xa4, 0x42)
 const FINGERPRINT_BYTES = 8
 const FINGERPRINT_XOR = 0x5354554e // "STUN", so that a CRC of the same bytes by another protocol differs
 const CLASSES: readonly StunClass[] = ['request', 'indication', 'success', 'error'] // by C1 C0, section 5
-const UNDERSTOOD: ReadonlySet<number> = new Set(Object.values(StunAttributeType))
+// What asks for an answer from or to another place is not among them: only a reflector that has one understands it.
+const UNDERSTOOD: ReadonlySet<number> = new Set(
+  Object.values(StunAttributeType).filter(
+    (type) => type !== StunAttributeType.changeRequest && type !== StunAttributeType.responsePort,
+  ),
+)
 const REASONS = { 400: 'Bad Request', 420: 'Unknown Attribute' } as const // section 14.8
 
 /** True when the bytes begin like STUN. Fewer than `STUN_SNIFF_BYTES` never do. */
@@ -137,15 +148,22 @@ export function parseStunMessage(bytes: Uint8Array): StunMessage | undefined {
   return { class: messageClass, method, transactionId, attributes, fingerprint }
 }
 
-/** The types in `message` that must be understood and are not (section 6.3.1). Each once. */
-export function unknownAttributes(message: StunMessage): number[] {
-  const unknown = message.attributes.map(({ type }) => type).filter((type) => type < 0x8000 && !UNDERSTOOD.has(type))
+/** The types in `message` that must be understood and are not (section 6.3.1). Each once. `also` adds to what is. */
+export function unknownAttributes(message: StunMessage, also: readonly number[] = []): number[] {
+  const unknown = message.attributes
+    .map(({ type }) => type)
+    .filter((type) => type < 0x8000 && !UNDERSTOOD.has(type) && !also.includes(type))
   return [...new Set(unknown)]
+}
+
+/** The value of the first attribute of a type; later ones of the same type must be ignored (section 14). */
+export function stunAttribute(message: StunMessage, type: number): Uint8Array | undefined {
+  return message.attributes.find((candidate) => candidate.type === type)?.value
 }
 
 /** The address that the answer says we are seen from; undefined when it says none. */
 export function xorMappedAddress(message: StunMessage): SocketAddress | undefined {
-  const value = attribute(message, StunAttributeType.xorMappedAddress)
+  const value = stunAttribute(message, StunAttributeType.xorMappedAddress)
   const family = value?.[1] === 1 ? 4 : value?.[1] === 2 ? 6 : undefined
   if (value === undefined || family === undefined || value.length !== (family === 4 ? 8 : 20)) return undefined
   const mask = addressMask(message.transactionId)
@@ -155,7 +173,7 @@ export function xorMappedAddress(message: StunMessage): SocketAddress | undefine
 
 /** The number in the ERROR-CODE, 300 to 699; undefined when there is none. */
 export function stunErrorCode(message: StunMessage): number | undefined {
-  const value = attribute(message, StunAttributeType.errorCode)
+  const value = stunAttribute(message, StunAttributeType.errorCode)
   if (value === undefined || value.length < 4) return undefined
   const code = (value[2]! & 0x07) * 100 + value[3]!
   return value[3]! < 100 && code >= 300 && code < 700 ? code : undefined
@@ -205,12 +223,12 @@ function encodeStunMessage(
   messageClass: StunClass,
   transactionId: Uint8Array,
   given: readonly StunAttribute[],
-  { software, fingerprint = false }: StunExtras,
+  { attributes: more = [], software, fingerprint = false }: StunExtras,
 ): Uint8Array {
   if (transactionId.length !== TRANSACTION_ID_BYTES) {
     throw new PeerlineError('ERR_PEERLINE_INVALID', `a transaction id has ${TRANSACTION_ID_BYTES} bytes`)
   }
-  const attributes = [...given]
+  const attributes = [...given, ...more]
   if (software !== undefined) {
     attributes.push({ type: StunAttributeType.software, value: new TextEncoder().encode(software) })
   }
@@ -239,11 +257,6 @@ function encodeStunMessage(
     view.setUint32(at + 4, fingerprintOf(bytes.subarray(0, at)))
   }
   return bytes
-}
-
-/** The first attribute of a type; later ones of the same type must be ignored (section 14). */
-function attribute(message: StunMessage, type: number): Uint8Array | undefined {
-  return message.attributes.find((candidate) => candidate.type === type)?.value
 }
 
 // Section 5: the class bits C1 and C0 sit at 0x100 and 0x010, among the method's twelve.
