@@ -8,6 +8,7 @@ import {
   addJson,
   addListen,
   byteCount,
+  collect,
   DEFAULT_SERVER_IDENTITY,
   type IdentityOption,
   type JsonOption,
@@ -23,6 +24,7 @@ interface ServeOptions extends IdentityOption, JsonOption {
   readonly tlsCert?: string
   readonly tlsKey?: string
   readonly publicUrl?: string
+  readonly reflector?: readonly string[]
   readonly relay: boolean
   readonly relayRate?: number
   readonly relayBytes?: number
@@ -38,6 +40,7 @@ export function addServeCommand(program: Command): void {
     .option('--tls-cert <file>', 'PEM certificate chain: the port speaks TLS too (wss:)')
     .option('--tls-key <file>', 'the PEM key of the certificate')
     .option('--public-url <url>', 'how others reach it, if not where it listens: wss://peer.example.org')
+    .option('--reflector <host:port>', 'another STUN server that peers may ask too; may be repeated', collect)
     .option('--no-relay', 'only introduce peers, carry nothing')
     .option('--relay-rate <bytes>', 'bytes a second that a circuit may carry, each way (default: 128MiB)', byteCount)
     .option('--relay-bytes <bytes>', 'bytes that a circuit may carry in all (default: 64GiB)', byteCount)
@@ -66,6 +69,7 @@ The URL ends in #<peer id>, which is how peers know that it is the right server:
       const server = await Server.create({
         identityFile: options.identity,
         relay: relay ? relayLimits(options) : false,
+        ...(options.reflector === undefined ? {} : { reflectors: options.reflector }),
         ...(listen[0] === undefined ? {} : { listen: listen[0] }),
         ...(publicUrl === undefined ? {} : { publicUrl }),
         ...(tlsCert === undefined || tlsKey === undefined

@@ -49,6 +49,8 @@ export class RendezvousService {
   readonly #offers = new Map<string, OpenOffer>()
   readonly #limiter = new KeyedLimiter(OFFERS_PER_PEER)
   readonly #served = new WeakSet<Session>()
+  /** What peers are told when they register: where else they may ask what they look like. */
+  reflectors: readonly string[] = []
 
   /** Peers that can be dialled. */
   get online(): number {
@@ -80,7 +82,12 @@ export class RendezvousService {
         this.#unlist(registration)
         registration.listed = request.listed
         if (request.listed) this.#list(registration)
-        this.#tell(registration, { t: 'registered', observed: address, now: Date.now() })
+        this.#tell(registration, {
+          t: 'registered',
+          observed: address,
+          now: Date.now(),
+          reflectors: this.reflectors,
+        })
         break
       case 'offer':
         this.#onOffer(registration, request)

@@ -2,11 +2,12 @@
  * The server: a peer with services switched on, behind one port.
  */
 import { DEFAULT_PORT, parseServerAddress, RELAY_PROTOCOL } from '../connect/index.ts'
-import type { PeerlineError } from '../errors.ts'
+import { PeerlineError } from '../errors.ts'
 import type { Identity } from '../identity/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, scopeOf } from '../network/address.ts'
 import { Peer } from '../peer/index.ts'
-import { RENDEZVOUS_PROTOCOL } from '../signaling/index.ts'
+import { MAX_REFLECTORS, RENDEZVOUS_PROTOCOL } from '../signaling/index.ts'
+import { Alternates } from './alternates.ts'
 import { Port } from './port.ts'
 import { ReflectorLimits, serveStunTcp, UdpReflector } from './reflector.ts'
 import { type RelayLimits, RelayService } from './relay-service.ts'
@@ -14,6 +15,9 @@ import { RendezvousService } from './rendezvous-service.ts'
 
 /** Ports tried when any will do and UDP has the one that TCP was given. */
 const PORT_ATTEMPTS = 10
+
+/** Reflectors of others: half of what a reply holds. The own ones beside the main port are three at most. */
+const MAX_NAMED_REFLECTORS = MAX_REFLECTORS / 2
 
 export interface ServerOptions {
   /** `host:port`; an empty host is every interface, port 0 any free one. @default ':4400' */
@@ -27,12 +31,22 @@ export interface ServerOptions {
   readonly publicUrl?: string
   /** Quotas of the relay; false: be no relay. @default quotas on */
   readonly relay?: RelayLimits | false
+  /**
+   * A second port, UDP and TCP, that only reflects: asked at both, a peer sees whether its NAT maps it the same to each.
+   * 0 is any free one; false: none. @default 0
+   */
+  readonly alternatePort?: number | false
+  /** A second address of this machine to reflect at, which `listen` must name one beside: it tells a peer all about its NAT. */
+  readonly alternateHost?: string
+  /** Reflectors of others, `host:port`, that peers are told of: the more they are apart, the more a peer learns. At most 4. */
+  readonly reflectors?: readonly string[]
 }
 
 export class Server {
   readonly peer: Peer
   readonly #port: Port
   readonly #reflector: UdpReflector
+  readonly #alternates: Alternates | undefined
   readonly #relay: RelayService | undefined
   readonly #rendezvous: RendezvousService
   readonly #address: string
@@ -41,6 +55,7 @@ export class Server {
     peer: Peer
     port: Port
     reflector: UdpReflector
+    alternates: Alternates | undefined
     relay: RelayService | undefined
     rendezvous: RendezvousService
     address: string
@@ -48,6 +63,7 @@ export class Server {
     this.peer = parts.peer
     this.#port = parts.port
     this.#reflector = parts.reflector
+    this.#alternates = parts.alternates
     this.#relay = parts.relay
     this.#rendezvous = parts.rendezvous
     this.#address = parts.address
@@ -60,6 +76,16 @@ export class Server {
   static async create(options: ServerOptions = {}): Promise<Server> {
     const { host, port: wanted } = parseHostPort(options.listen ?? `:${DEFAULT_PORT}`, { defaultPort: DEFAULT_PORT })
     const publicUrl = options.publicUrl === undefined ? undefined : parseServerAddress(options.publicUrl).address
+    const elsewhere = (options.reflectors ?? []).map(checkReflector)
+    if (elsewhere.length > MAX_NAMED_REFLECTORS) {
+      throw new PeerlineError(
+        'ERR_PEERLINE_INVALID',
+        `at most ${MAX_NAMED_REFLECTORS} reflectors of others can be named`,
+      )
+    }
+    if (options.alternatePort === false && options.alternateHost !== undefined) {
+      throw new PeerlineError('ERR_PEERLINE_INVALID', 'an alternate host needs an alternate port')
+    }
     const relay = options.relay === false ? undefined : new RelayService(options.relay, publicUrl === undefined)
     const rendezvous = new RendezvousService()
     const peer = await Peer.create({
@@ -92,9 +118,14 @@ export class Server {
       })
     try {
       const { port, reflector, bound } = await bindBoth(makePort, limits, host, wanted)
+      const alternates = await openAlternates(options, reflector, limits).catch(async (error: unknown) => {
+        await Promise.all([port.close(), reflector.close()])
+        throw error
+      })
+      rendezvous.reflectors = [...named(alternates, bound.host), ...elsewhere]
       const scheme = options.tls === undefined ? 'ws' : 'wss'
       const address = publicUrl ?? `${scheme}://${formatHostPort(reachableHost(bound.host), bound.port)}`
-      return new Server({ peer, port, reflector, relay, rendezvous, address })
+      return new Server({ peer, port, reflector, alternates, relay, rendezvous, address })
     } catch (error) {
       await peer.close()
       throw error
@@ -104,6 +135,11 @@ export class Server {
   /** What peers are given: `ws://host:port#<peer id>`. */
   get url(): string {
     return `${this.#address}#${this.peer.id}`
+  }
+
+  /** The reflectors that peers are told of beside the main port; `:port` is at the server's own host. */
+  get reflectors(): readonly string[] {
+    return this.#rendezvous.reflectors
   }
 
   /** Peers that are online here. */
@@ -120,7 +156,7 @@ export class Server {
   async close(options: { signal?: AbortSignal } = {}): Promise<void> {
     this.#relay?.close()
     await this.peer.close(options)
-    await Promise.all([this.#port.close(), this.#reflector.close()])
+    await Promise.all([this.#port.close(), this.#reflector.close(), this.#alternates?.close()])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -153,6 +189,28 @@ async function bindBoth(
       }
     }
   }
+}
+
+function openAlternates(
+  { alternatePort = 0, alternateHost: host }: ServerOptions,
+  reflector: UdpReflector,
+  limits: ReflectorLimits,
+): Promise<Alternates | undefined> {
+  if (alternatePort === false) return Promise.resolve(undefined)
+  return Alternates.open({ reflector, limits, port: alternatePort, host })
+}
+
+/** As peers are told: a port alone is at the host at which they reached the server, whatever that is called. */
+function named(alternates: Alternates | undefined, own: string): string[] {
+  const addresses = alternates?.addresses ?? []
+  return addresses.map(({ host, port }) => (host === own ? `:${port}` : formatHostPort(host, port)))
+}
+
+/** @throws PeerlineError `ERR_PEERLINE_INVALID` */
+function checkReflector(text: string): string {
+  const { host, port } = parseHostPort(text)
+  if (host === '' || port === 0) throw new PeerlineError('ERR_PEERLINE_INVALID', `${text}: a reflector is host:port`)
+  return formatHostPort(host, port)
 }
 
 /** A host that others can dial, for one that we listen on. */

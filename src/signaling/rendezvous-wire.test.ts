@@ -5,6 +5,7 @@ import { isPeerlineError } from '../errors.ts'
 import { Identity, publicKeyOf } from '../identity/index.ts'
 import {
   encodeSignal,
+  MAX_REFLECTORS,
   MAX_RENDEZVOUS_MESSAGE_BYTES,
   readRendezvousReply,
   readRendezvousRequest,
@@ -54,9 +55,21 @@ describe('a registration', () => {
     expect(readRendezvousRequest(overWire({ t: 'register', listed: false }))).toEqual({ t: 'register', listed: false })
   })
 
-  test('is answered with an address and a clock', () => {
-    const reply = { t: 'registered', observed: '198.41.0.4:1', now: 1_700_000_000_000 }
-    expect(readRendezvousReply(overWire(reply))).toEqual(reply)
+  const reply = { t: 'registered', observed: '198.41.0.4:1', now: 1_700_000_000_000 }
+
+  test('is answered with an address, a clock and reflectors', () => {
+    const reflectors = [':41234', 'stun.example.org:3478', '[2a00:1450::1]:3478']
+    expect(readRendezvousReply(overWire({ ...reply, reflectors }))).toEqual({ ...reply, reflectors })
+  })
+
+  test('is answered without reflectors by a rendezvous of before', () => {
+    expect(readRendezvousReply(overWire(reply))).toEqual({ ...reply, reflectors: [] })
+    expect(readRendezvousReply(overWire({ ...reply, reflectors: null }))).toEqual({ ...reply, reflectors: [] })
+  })
+
+  test('the longest answer fits', () => {
+    const reflectors = Array.from({ length: MAX_REFLECTORS }, () => 'x'.repeat(259))
+    expect(readRendezvousReply(overWire({ ...reply, reflectors }))).toEqual({ ...reply, reflectors })
   })
 })
 
@@ -97,6 +110,10 @@ describe('refused, typed, by both sides:', () => {
     expect(() => readRendezvousRequest({ t: 'register', listed: 1 })).toThrow(PROTOCOL)
     expect(() => readRendezvousReply({ t: 'registered', observed: 'x'.repeat(65), now: 0 })).toThrow(PROTOCOL)
     expect(() => readRendezvousReply({ t: 'registered', observed: '', now: -1 })).toThrow(PROTOCOL)
+    const bad = [':1', [1], [null], Array(MAX_REFLECTORS + 1).fill(':1'), ['x'.repeat(260)], { 0: ':1' }]
+    for (const reflectors of bad) {
+      expect(() => readRendezvousReply({ t: 'registered', observed: '', now: 0, reflectors })).toThrow(PROTOCOL)
+    }
   })
 
   test('anything at all', () => {

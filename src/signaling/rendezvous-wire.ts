@@ -2,14 +2,16 @@
  * What a peer and a rendezvous say to each other, on one stream of their session.
  *
  *     peer -> rendezvous   { t: 'register', listed }             be listed, so that others can dial; or only dial
- *     rendezvous -> peer   { t: 'registered', observed, now }    the address it sees, its clock (ms)
+ *     rendezvous -> peer   { t: 'registered', observed, now,     the address it sees, its clock (ms), and other
+ *                            reflectors }                        reflectors: 'host:port', or ':port' of its own host
  *     peer -> rendezvous   { t: 'offer',  peer: to,   id, data }
  *     rendezvous -> peer   { t: 'offer',  peer: from, id, data }
  *     peer -> rendezvous   { t: 'answer', peer: to,   id, data }  only to an offer that came and is still open
  *     rendezvous -> peer   { t: 'answer', peer: from, id, data }
  *     rendezvous -> peer   { t: 'failed', id, code }              the offer could not be passed on
  *
- * The session authenticates the peer; `peer` is 32 bytes, `id` 16, `data` at most 16 KiB and opaque. CBOR maps.
+ * The session authenticates the peer; `peer` is 32 bytes, `id` 16, `data` at most 16 KiB and opaque. CBOR maps. A rendezvous
+ * of before there were `reflectors` leaves them out.
  */
 import { copyBytes, fields } from '../bytes/index.ts'
 import { type ErrorCode, isErrorCode, PeerlineError } from '../errors.ts'
@@ -21,6 +23,12 @@ export const RENDEZVOUS_PROTOCOL = '/peerline/rendezvous/1'
 /** Bytes of the largest message: a signal and its address. */
 export const MAX_RENDEZVOUS_MESSAGE_BYTES = MAX_SIGNAL_BYTES + 256
 
+/** Reflectors in a reply: a server's own in four places, and as many of others. */
+export const MAX_REFLECTORS = 8
+
+/** Characters of a reflector: the longest DNS name (RFC 1035 section 2.3.4), and its port. */
+const MAX_REFLECTOR_LENGTH = 259
+
 /** A signal on its way; `peer` is the other end, seen from whoever reads it. */
 export interface SignalMessage {
   readonly t: 'offer' | 'answer'
@@ -31,7 +39,12 @@ export interface SignalMessage {
 
 export type RendezvousRequest = { readonly t: 'register'; readonly listed: boolean } | SignalMessage
 export type RendezvousReply =
-  | { readonly t: 'registered'; readonly observed: string; readonly now: number }
+  | {
+      readonly t: 'registered'
+      readonly observed: string
+      readonly now: number
+      readonly reflectors: readonly string[]
+    }
   | { readonly t: 'failed'; readonly id: Uint8Array; readonly code: ErrorCode }
   | SignalMessage
 
@@ -52,7 +65,12 @@ export function readRendezvousRequest(message: unknown): RendezvousRequest {
 export function readRendezvousReply(message: unknown): RendezvousReply {
   const all = fields(message, 'rendezvous reply')
   const t = all.oneOf('t', ['registered', 'failed', 'offer', 'answer'])
-  if (t === 'registered') return { t, observed: all.text('observed', { max: 64 }), now: all.integer('now') }
+  if (t === 'registered') {
+    const reflectors = all.optional('reflectors', (name) =>
+      all.texts(name, { max: MAX_REFLECTORS, maxLength: MAX_REFLECTOR_LENGTH }),
+    )
+    return { t, observed: all.text('observed', { max: 64 }), now: all.integer('now'), reflectors: reflectors ?? [] }
+  }
   if (t === 'failed') {
     const code = all.text('code', { max: 64 })
     return { t, id: all.bytes('id', { length: 16 }), code: isErrorCode(code) ? code : 'ERR_PEERLINE_REMOTE' }

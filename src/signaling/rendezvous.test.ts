@@ -80,6 +80,17 @@ describe('a registration', () => {
     expect(rendezvous.clockOffsetMs).toBeLessThan(10_000)
   })
 
+  test('learns of reflectors, as the rendezvous names them', async () => {
+    const service = new RendezvousService()
+    const pair = await join(service)
+    pairs.push(pair)
+    expect((await register(pair.a, async () => undefined)).reflectors).toEqual([])
+    service.reflectors = [':41234', 'stun.example.org:3478']
+    const other = await join(service)
+    pairs.push(other)
+    expect((await register(other.a, async () => undefined)).reflectors).toEqual([':41234', 'stun.example.org:3478'])
+  })
+
   test('fails typed when the other side is no rendezvous', async () => {
     const pair = await sessionPair()
     pairs.push(pair)

@@ -43,6 +43,8 @@ export class Rendezvous implements Signaling {
   observed = ''
   /** What its clock showed less what ours showed, ms. */
   clockOffsetMs = 0
+  /** Where else it says that we may ask what we look like: `host:port`, or `:port` of the host it was reached at. */
+  reflectors: readonly string[] = []
   /** Resolves with the reason when the registration has ended, be it with its session still open. */
   readonly ended: Promise<PeerlineError>
   #tellEnded!: (error: PeerlineError) => void
@@ -140,6 +142,7 @@ export class Rendezvous implements Signaling {
       case 'registered':
         this.observed = reply.observed
         this.clockOffsetMs = reply.now - Date.now()
+        this.reflectors = reply.reflectors
         this.#tellRegistered?.resolve()
         break
       case 'answer':

@@ -151,8 +151,8 @@ describe('peers of a server', () => {
     const first = await startServer({ identity })
     const listen = `127.0.0.1:${portOf(first.url)}`
     const [a, b] = [
-      await startPeer({ rendezvous: [first.url], listen: [] }),
-      await startPeer({ rendezvous: [first.url], listen: [] }),
+      await startPeer({ rendezvous: [first.url], listen: [], udp: false }),
+      await startPeer({ rendezvous: [first.url], listen: [], udp: false }),
     ]
     await Promise.all([a.online(), b.online()])
     echo(b)
