@@ -77,6 +77,8 @@ export interface Offer {
   readonly to: PeerId
   /** ms since the epoch. */
   readonly expiresAt: number
+  /** True once a genuine answer has come. */
+  readonly answered: boolean
   /**
    * Takes the answer. After an answer that is not genuine the offer waits on, and this may be called again; after a
    * genuine one, accepting or refusing, never.
@@ -160,7 +162,16 @@ export function createOffer(
     throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `the answer has the unknown status ${status}`)
   }
 
-  return { message: writeEnvelope(MessageKind.OFFER, noise), requestId, to, expiresAt, complete }
+  return {
+    message: writeEnvelope(MessageKind.OFFER, noise),
+    requestId,
+    to,
+    expiresAt,
+    complete,
+    get answered() {
+      return answered
+    },
+  }
 }
 
 export interface OpenOptions {

@@ -1,6 +1,8 @@
+export { Lan, type LanExchangeOptions, type LanOptions } from './lan.ts'
 export { type RegisterOptions, Rendezvous } from './rendezvous.ts'
 export {
   encodeSignal,
+  MAX_REFLECTORS,
   MAX_RENDEZVOUS_MESSAGE_BYTES,
   RENDEZVOUS_PROTOCOL,
   type RendezvousRequest,

@@ -19,8 +19,15 @@ export interface Signaling {
   /**
    * Carries `offer` to `to` and resolves with the answer that came back, unread.
    * @param requestId 16 bytes that tie the answer to the offer
+   * @param options.accept says whether an answer is genuine, where a medium lets anybody answer; until it says so, the
+   *   medium waits on. What it throws ends the exchange. Media that know who answers may leave it alone.
    * @throws PeerlineError `ERR_PEERLINE_OFFLINE` when the medium knows that the peer is not there, `ERR_PEERLINE_BUSY`,
    *   `ERR_PEERLINE_TIMEOUT`, or what the signal says
    */
-  exchange(to: PeerId, requestId: Uint8Array, offer: Uint8Array, options: { signal: AbortSignal }): Promise<Uint8Array>
+  exchange(
+    to: PeerId,
+    requestId: Uint8Array,
+    offer: Uint8Array,
+    options: { signal: AbortSignal; accept?: (answer: Uint8Array) => boolean },
+  ): Promise<Uint8Array>
 }
