@@ -13,6 +13,11 @@ export {
   verifyCircuit,
 } from './relay.ts'
 export { connectTcp, dialError, SocketPipe, tcpPath } from './tcp.ts'
+export { destroyStream, UDP_WINDOW_BYTES, UdxPipe, type UdxStream, udpPath } from './udp.ts'
+export { ATTEMPT_MS, GATHER_MS, WebRtcAttempt, type WebRtcOptions } from './webrtc.ts'
+export { MAX_DESCRIPTION_BYTES } from './webrtc-description.ts'
+export type { DataChannelPipe } from './webrtc-pipe.ts'
+export { type IceServer, loadPeerConnection, type PeerConnectionConstructor } from './webrtc-platform.ts'
 export {
   connectWebSocket,
   MAX_WEBSOCKET_MESSAGE_BYTES,

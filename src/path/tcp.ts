@@ -3,6 +3,7 @@
  *
  * Names are dialled with Node's own happy eyeballs (`autoSelectFamily`, RFC 8305).
  */
+import dns from 'node:dns'
 import net from 'node:net'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { FramedPath } from './framing.ts'
@@ -97,8 +98,15 @@ function formatRemote(socket: net.Socket): string {
   return host.includes(':') ? `[${host}]:${socket.remotePort}` : `${host}:${socket.remotePort}`
 }
 
-/** What went wrong when a host and port were dialled, as one of our errors. */
-export function dialError(where: string, cause: NodeJS.ErrnoException): PeerlineError {
+/**
+ * What went wrong when a host and port were dialled, as one of our errors.
+ * @param localPort the port that was dialled from, if one was asked for
+ */
+export function dialError(where: string, cause: NodeJS.ErrnoException, localPort?: number): PeerlineError {
+  if (localPort !== undefined && (cause.code === 'EADDRINUSE' || cause.code === 'EADDRNOTAVAIL')) {
+    const what = `cannot dial ${where}: local port ${localPort} is in use (${cause.code})`
+    return new PeerlineError('ERR_PEERLINE_ADDRESS_IN_USE', what, { cause })
+  }
   const why =
     cause.code === 'ECONNREFUSED'
       ? 'nothing listens there'
@@ -109,12 +117,31 @@ export function dialError(where: string, cause: NodeJS.ErrnoException): Peerline
 }
 
 /**
- * Opens a TCP connection.
- * @param options.signal ends the attempt; there is no other deadline than the system's
- * @throws PeerlineError `ERR_PEERLINE_UNREACHABLE`, `ERR_PEERLINE_INVALID` for a port that is none, or what the signal says
+ * Options to dial from a port of our choice: for the sake of its mapping, and only IPv4 is mapped, so that goes first where
+ * a name has both.
  */
-export function connectTcp(host: string, port: number, options: { signal?: AbortSignal } = {}): Promise<net.Socket> {
-  const { signal } = options
+export function fromPort(localPort: number): { localPort: number; lookup: net.LookupFunction } {
+  return {
+    localPort,
+    lookup: (host, options, callback) => dns.lookup(host, { ...options, order: 'ipv4first' }, callback),
+  }
+}
+
+/** How a TCP connection is opened. */
+export interface ConnectTcpOptions {
+  /** Ends the attempt; there is no other deadline than the system's. */
+  readonly signal?: AbortSignal
+  /** The port to dial from. Several connections may leave one port, as long as each goes somewhere else. @default any */
+  readonly localPort?: number | undefined
+}
+
+/**
+ * Opens a TCP connection.
+ * @throws PeerlineError `ERR_PEERLINE_UNREACHABLE`, `ERR_PEERLINE_ADDRESS_IN_USE` when the local port cannot be used,
+ *   `ERR_PEERLINE_INVALID` for a port that is none, or what the signal says
+ */
+export function connectTcp(host: string, port: number, options: ConnectTcpOptions = {}): Promise<net.Socket> {
+  const { signal, localPort } = options
   const where = `${host.includes(':') ? `[${host}]` : host}:${port}`
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(abortError(signal, `dialling ${where}`))
@@ -126,6 +153,7 @@ export function connectTcp(host: string, port: number, options: { signal?: Abort
         noDelay: true,
         autoSelectFamily: true,
         autoSelectFamilyAttemptTimeout: ATTEMPT_DELAY_MS,
+        ...(localPort === undefined ? {} : fromPort(localPort)),
       })
     } catch (cause) {
       return reject(asPeerlineError(cause, 'ERR_PEERLINE_INVALID', `cannot dial ${where}`))
@@ -137,7 +165,7 @@ export function connectTcp(host: string, port: number, options: { signal?: Abort
     }
     const onError = (cause: NodeJS.ErrnoException) => {
       done()
-      reject(dialError(where, cause))
+      reject(dialError(where, cause, localPort))
     }
     const onConnect = () => {
       done()

@@ -8,6 +8,7 @@ import { WebSocket } from 'ws'
 import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
 import { MAX_MESSAGE_BYTES } from './path.ts'
 import { PIPE_HIGH_WATER_BYTES, type Pipe, type PipeHandler } from './pipe.ts'
+import { dialError, fromPort } from './tcp.ts'
 
 /** Bytes up to which the parts of a message are copied into one WebSocket message: one frame header, one system call. */
 const JOIN_BYTES = 16_384
@@ -125,11 +126,15 @@ const CERTIFICATE_CODES = /CERT|SELF_SIGNED|UNABLE_TO_VERIFY|ALTNAME|ERR_TLS|ERR
 
 /**
  * Opens a WebSocket to `url` (`ws:` or `wss:`).
+ * @param options.localPort the port to dial from
  * @throws PeerlineError `ERR_PEERLINE_TLS` when its certificate is refused, `ERR_PEERLINE_UNREACHABLE`,
  * `ERR_PEERLINE_INVALID` for a URL that is none, or what the signal says
  */
-export function connectWebSocket(url: string, options: { signal?: AbortSignal } = {}): Promise<WebSocketPipe> {
-  const { signal } = options
+export function connectWebSocket(
+  url: string,
+  options: { signal?: AbortSignal; localPort?: number | undefined } = {},
+): Promise<WebSocketPipe> {
+  const { signal, localPort } = options
   return new Promise((resolve, reject) => {
     if (signal?.aborted) return reject(abortError(signal, `dialling ${url}`))
     let socket: WebSocket
@@ -138,6 +143,7 @@ export function connectWebSocket(url: string, options: { signal?: AbortSignal } 
         perMessageDeflate: false,
         maxPayload: MAX_WEBSOCKET_MESSAGE_BYTES,
         followRedirects: false,
+        ...(localPort === undefined ? {} : fromPort(localPort)),
       })
     } catch (cause) {
       return reject(asPeerlineError(cause, 'ERR_PEERLINE_INVALID', `cannot dial ${url}`))
@@ -153,7 +159,7 @@ export function connectWebSocket(url: string, options: { signal?: AbortSignal } 
       reject(
         CERTIFICATE_CODES.test(code)
           ? new PeerlineError('ERR_PEERLINE_TLS', `the certificate of ${url} is refused: ${cause.message}`, { cause })
-          : new PeerlineError('ERR_PEERLINE_UNREACHABLE', `cannot reach ${url}: ${code || cause.message}`, { cause }),
+          : dialError(url, cause, localPort),
       )
     }
     const onOpen = () => {
