@@ -5,15 +5,17 @@
  *
  * - A message waits in its queue until it is delivered, and can be lost there, held, altered or doubled.
  * - A link may be cut at any message boundary, with what is under way lost, for both ends or for one.
+ * - A link may have a shape, see `link-shape.compliance.ts`: then it delivers when it is time.
  * - Time is that of vitest's fake timers: `World.run` delivers, and moves the clock only when nothing else is left.
  */
 import { randomBytes } from 'node:crypto'
-import { vi } from 'vitest'
+import { afterEach, beforeEach, expect, vi } from 'vitest'
 import { type ErrorCode, PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
 import { MAX_FIRST_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from '../path/index.ts'
-import type { PathChange } from './path-set.ts'
+import { type LinkShape, Wire } from './link-shape.compliance.ts'
+import type { PathChange } from './path-chooser.ts'
 import { Session, type SessionOptions } from './session.ts'
 import type { Stream } from './stream.ts'
 
@@ -43,6 +45,8 @@ export class MemoryPath implements Path {
   maxMessageBytes: number = MAX_FIRST_MESSAGE_BYTES
   /** What this end has sent and the other has not been given; undefined marks an orderly end. */
   readonly queue: (Uint8Array | undefined)[] = []
+  /** When each of them was sent. */
+  readonly sentAt: number[] = []
   queuedBytes = 0
   ended = false
   /** Messages sent from here so far. */
@@ -74,6 +78,7 @@ export class MemoryPath implements Path {
     if (this.ended || this.#closing) return false
     const message = new Uint8Array(Buffer.concat(parts))
     this.queue.push(message)
+    this.sentAt.push(performance.now())
     this.queuedBytes += message.length
     this.sent++
     if (!this.writable) this.#wantsDrain = true
@@ -83,6 +88,7 @@ export class MemoryPath implements Path {
   /** Takes the next message out of the queue. */
   shift(): Uint8Array | undefined {
     const message = this.queue.shift()
+    this.sentAt.shift()
     if (message !== undefined) this.queuedBytes -= message.length
     return message
   }
@@ -107,12 +113,14 @@ export class MemoryPath implements Path {
     if (this.ended || this.#closing) return
     this.#closing = true
     this.queue.push(undefined)
+    this.sentAt.push(performance.now())
   }
 
   destroy(error?: PeerlineError): void {
     if (this.ended) return
     this.#closing = true
     this.queue.push(undefined)
+    this.sentAt.push(performance.now())
     this.end(error)
   }
 
@@ -134,22 +142,30 @@ export class Link {
   /** Bytes in a queue from which its sender is asked to wait. */
   highWater: number = 1_048_576
 
-  constructor(kind: PathKind, name: string) {
+  readonly shape: LinkShape | undefined
+  readonly #wires: readonly [Wire, Wire] | undefined
+
+  constructor(kind: PathKind, name: string, shape?: LinkShape) {
     const highWater = () => this.highWater
     this.ends = [new MemoryPath(kind, `${name}#1`, highWater), new MemoryPath(kind, `${name}#0`, highWater)]
+    this.shape = shape
+    if (shape === undefined) return
+    this.highWater = shape.bufferBytes ?? 5 * 1_048_576
+    this.#wires = [new Wire(shape, this.ends[1], 0), new Wire(shape, this.ends[0], 1)]
   }
 
   /** True when a message for `to` could be delivered now. */
   ready(to: Side): boolean {
-    return !this.held[to] && !this.ends[to].ended && this.ends[other(to)].queue.length > 0
+    if (this.held[to] || this.ends[to].ended) return false
+    if (this.#wires !== undefined) return this.#wires[to].ready(performance.now())
+    return this.ends[other(to)].queue.length > 0
   }
 
   /** Delivers one message to `to`. */
   deliver(to: Side): void {
     const [from, target] = [this.ends[other(to)], this.ends[to]]
-    const isEnd = from.queue[0] === undefined
-    const message = from.shift()
-    if (isEnd || message === undefined) {
+    const message = this.#wires === undefined ? from.shift() : this.#wires[to].take()
+    if (message === undefined) {
       target.end(undefined)
       from.end(undefined)
       return
@@ -225,8 +241,8 @@ export class World {
   }
 
   /** A link that `by` attaches. */
-  connect(kind: PathKind = 'tcp', by: Side = 0): Link {
-    const link = new Link(kind, `${kind}-${this.links.length}`)
+  connect(kind: PathKind = 'tcp', by: Side = 0, shape?: LinkShape): Link {
+    const link = new Link(kind, `${kind}-${this.links.length}`, shape)
     this.links.push(link)
     const [attaching, accepting] = [link.ends[by], link.ends[other(by)]]
     const session = this.sessions[other(by)]
@@ -246,8 +262,15 @@ export class World {
     return link
   }
 
+  /** A link, and both sessions open on it. */
+  async open(kind: PathKind = 'tcp', shape?: LinkShape): Promise<Link> {
+    const link = this.connect(kind, 0, shape)
+    await this.run(() => this.sessions.every(({ state }) => state === 'open'))
+    return link
+  }
+
   /** Links that have not ended at both ends. */
-  get open(): Link[] {
+  get standing(): Link[] {
     return this.links.filter((link) => !link.ended)
   }
 
@@ -345,6 +368,17 @@ export function useFakeTime(): void {
       'performance',
       'Date',
     ],
+  })
+}
+
+/** Fake time around every test of a file; after each, its world is stopped, and no timer may be left. */
+export function useWorlds(world: () => World | undefined): void {
+  beforeEach(useFakeTime)
+  afterEach(async () => {
+    world()?.stop()
+    await world()?.pass(20)
+    expect(vi.getTimerCount()).toBe(0)
+    vi.useRealTimers()
   })
 }
 

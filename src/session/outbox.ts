@@ -1,17 +1,19 @@
 /**
  * What a session sends: frames become records, records are kept until acknowledged, and go out again, sealed as they
- * were, when the path they went on is lost.
+ * were, when the path they went on is lost, or left with a long tail.
  *
  *     frames, bulk pieces --seal--> unacknowledged --ack--> forgotten
  *                                     |     ^
- *                          path lost  v     |  sent again, in order, on the next path
+ *                  path lost or left  v     |  sent again, in order, on the next path
  *                                   resend -+
  *
  * - A record is sealed only when a path takes it, so that what waits, waits as plain frames or with its writer.
  * - At most {@link MAX_IN_FLIGHT_BYTES} are unacknowledged; above that, writers wait.
+ * - Each path is told what it was sent and what of it arrived; a record that went on two paths counts for neither.
  */
 import { PeerlineError } from '../errors.ts'
 import { FrameWriter } from './frame.ts'
+import type { SendLoad } from './path-chooser.ts'
 import type { PathState } from './paths.ts'
 import { REKEY_MS, REKEY_RECORDS, Sealer } from './record.ts'
 import type { Piece } from './stream.ts'
@@ -40,6 +42,8 @@ interface SentRecord {
   readonly bytes: number
   /** The path it last went on; undefined while it waits to be sent again. */
   path: PathState | undefined
+  /** It went more than once: nobody knows which copy is acknowledged. */
+  again: boolean
 }
 
 /** Where bulk pieces come from. */
@@ -60,7 +64,7 @@ export interface RekeyLimits {
 }
 
 /** The sending half of a session. */
-export class Outbox {
+export class Outbox implements SendLoad {
   readonly frames: FrameWriter = new FrameWriter()
   readonly #sealer: Sealer
   readonly #source: PieceSource
@@ -98,29 +102,41 @@ export class Outbox {
     return this.#sealer.epoch
   }
 
-  /** True when a record that went on `path` last is unacknowledged. */
-  waitsOn(path: PathState): boolean {
-    return this.#unacked[this.#head]?.path === path || this.#unacked.at(-1)?.path === path
+  /** Records acknowledged so far. */
+  get acked(): number {
+    return this.#acked
+  }
+
+  /** True when more waits than credit, or the bound on what is unacknowledged, lets go out. */
+  get held(): boolean {
+    return this.#inFlight >= MAX_IN_FLIGHT_BYTES || this.#resend.length > 0 || this.#source.pending()
+  }
+
+  /** The path on which the first unacknowledged record went last. */
+  get oldestPath(): PathState | undefined {
+    return this.#unacked[this.#head]?.path
   }
 
   /**
    * Sends what may go on `path`, until it wants a pause.
-   * @param takeAck the acknowledgement that is due, if any; asked once per record, since it rides along
+   * @param takeAck the acknowledgement that is due there, if any; asked once per record, since it rides along
    */
-  pump(path: PathState, takeAck: () => number | undefined): void {
+  pump(path: PathState, takeAck: (path: PathState) => number | undefined): void {
     const { frames } = this
     while (path.path.writable) {
       const again = this.#resend.shift()
       if (again !== undefined) {
         if (again.count < this.#acked) continue
         again.path = path
+        again.again = true
+        this.#count(again, path)
         path.path.send(again.parts)
         continue
       }
       if (this.#inFlight >= MAX_IN_FLIGHT_BYTES) break
       if (frames.bytes === 0 && !this.#source.ready()) break
       if (frames.fits(0)) {
-        const ack = takeAck()
+        const ack = takeAck(path)
         if (ack !== undefined) frames.ack(ack)
       }
       let piece: Piece | undefined
@@ -147,10 +163,16 @@ export class Outbox {
     const parts = this.#sealer.ordered(frames, body)
     let bytes = SENT_OVERHEAD_BYTES
     for (const part of parts) bytes += part.length
-    const record: SentRecord = { count, parts, bytes, path }
+    const record: SentRecord = { count, parts, bytes, path, again: false }
     this.#unacked.push(record)
     this.#inFlight += bytes
+    this.#count(record, path)
     return record
+  }
+
+  #count({ bytes }: SentRecord, path: PathState): void {
+    path.unackedBytes += bytes
+    path.sentBytes += bytes - SENT_OVERHEAD_BYTES
   }
 
   /**
@@ -187,7 +209,12 @@ export class Outbox {
     while (this.#head < unacked.length) {
       const record = unacked[this.#head]!
       if (record.count >= number) break
-      this.#inFlight -= record.bytes
+      const { bytes, path } = record
+      this.#inFlight -= bytes
+      if (path !== undefined) {
+        path.unackedBytes -= bytes
+        if (!record.again) path.deliveredBytes += bytes - SENT_OVERHEAD_BYTES
+      }
       unacked[this.#head++] = undefined
     }
     if (this.#head === unacked.length) {
@@ -199,8 +226,11 @@ export class Outbox {
     }
   }
 
-  /** What went on `path` and is unacknowledged goes out again, before anything new. */
-  pathLost(path: PathState): void {
+  /**
+   * What went on `path` and is unacknowledged goes out again, before anything new: the path was lost, or is left with a
+   * tail that would hold up everything behind it. The other side drops whichever copy comes second.
+   */
+  takeBack(path: PathState): void {
     const resend: SentRecord[] = []
     for (let at = this.#head; at < this.#unacked.length; at++) {
       const record = this.#unacked[at]!
@@ -208,6 +238,7 @@ export class Outbox {
       if (record.path === undefined) resend.push(record)
     }
     this.#resend = resend
+    path.unackedBytes = 0
   }
 
   /** Lets go of everything: the session has ended. */

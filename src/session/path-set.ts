@@ -1,31 +1,26 @@
 /**
- * The paths that a session holds: attaching, proving, choosing, watching over them, letting go.
+ * The paths that a session holds: attaching, proving, letting go.
  *
- * `paths.ts` has the rules, as functions; here they are applied. What a change means for the data is the session's
- * business: it is told through {@link PathSetHost}.
+ * `paths.ts` has the rules, as functions; `path-chooser.ts` chooses the one that carries the data, `path-watch.ts` watches
+ * over all. What a change means for the data is the session's business: it is told through {@link PathSetHost}.
  */
-import { randomBytes } from 'node:crypto'
-import { equalBytes } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import { MAX_MESSAGE_BYTES, type Path, type PathKind } from '../path/index.ts'
 import { readAttach, readAttached, writeAttach, writeAttached } from './attach.ts'
 import type { FrameWriter } from './frame.ts'
-import { carePath, choosePath, IMPATIENT_MS, KEEPALIVE_MS, MAX_PATHS, newPathState, type PathState } from './paths.ts'
+import { type PathChange, PathChooser, type SendLoad } from './path-chooser.ts'
+import { type PathEvent, type PathInfo, PathLog } from './path-log.ts'
+import { type KeepAlive, PathWatch } from './path-watch.ts'
+import { MAX_PATHS, newPathState, noteRtt, type PathState } from './paths.ts'
+
+export type { PathChange, PathEvent, PathInfo }
 
 /** Path numbers remembered one by one: far more than may be under way at once, out of order. */
 const MAX_USED_PATHS = 64
 
-/** ms between looks at the paths while something is on its way; otherwise {@link KEEPALIVE_MS} / 4. */
-const CARE_MS = IMPATIENT_MS / 2
-
-/** What `path` events say. */
-export interface PathChange {
-  readonly from: PathKind
-  readonly to: PathKind
-  /** `better`: a better path was proven. `lost`: the one before it ended. */
-  readonly reason: 'better' | 'lost'
-}
+/** Bytes of ours before it on a path that is out of use, with which an acknowledgement rather takes the path in use. */
+const ACK_TAIL_BYTES = 262_144
 
 /** What the paths need of their session, and tell it. */
 export interface PathSetHost {
@@ -49,10 +44,8 @@ export interface PathSetHost {
   /** Another proven path carries the data, and users should know. */
   onChange(change: PathChange): void
   sendLoose(state: PathState, write: (frames: FrameWriter) => void): void
-  /** Records that went on this path are unacknowledged. */
-  waitsOn(state: PathState): boolean
-  /** Records are unacknowledged. */
-  busy(): boolean
+  /** What is on its way. */
+  load(): SendLoad
   closed(): boolean
   /** Runs what a remote set off. */
   guard(run: () => void): void
@@ -62,34 +55,99 @@ export class PathSet {
   readonly #keys: SessionKeys
   readonly #host: PathSetHost
   readonly #paths = new Map<number, PathState>()
-  #active: PathState | undefined
-  /** The path that users were last told of. */
-  #reported: PathState | undefined
-  #announcing = false
+  readonly #log = new PathLog()
+  readonly #chooser: PathChooser
+  readonly #watch: PathWatch
+  /** The path on which a fresh ordered record came last. */
+  #fresh: PathState | undefined
   #next: number
   readonly #used = new Set<number>()
   #usedBelow = 0
-  #careTimer: ReturnType<typeof setTimeout> | undefined
-  #careDue = 0
 
   constructor(keys: SessionKeys, host: PathSetHost) {
     this.#keys = keys
     this.#host = host
     this.#next = keys.initiator ? 2 : 1
+    const closed = () => host.closed()
+    const guard = (run: () => void) => host.guard(run)
+    const paths = () => this.#paths.values()
+    this.#chooser = new PathChooser(
+      {
+        paths,
+        has: (state) => this.has(state),
+        ping: (state, patienceMs) => this.#watch.ping(state, patienceMs),
+        load: () => host.load(),
+        onSwitch: () => host.onSwitch(),
+        onUsable: (proven) => host.onUsable(proven),
+        onChange: (change) => host.onChange(change),
+        closed,
+        guard,
+      },
+      this.#log,
+    )
+    this.#watch = new PathWatch({
+      paths,
+      active: () => this.active,
+      fresh: () => this.#fresh,
+      initiator: keys.initiator,
+      sendLoose: (state, write) => host.sendLoose(state, write),
+      busy: () => host.load().inFlight > 0,
+      onBusy: () => this.#chooser.watchSoon(),
+      onAnswered: (state) => this.#chooser.onAnswered(state),
+      retire: (state) => this.#retire(state),
+      lose: (state, error) => this.lose(state, error),
+      closed,
+      guard,
+    })
   }
 
   /** The path in use. */
   get active(): PathState | undefined {
-    return this.#active
+    return this.#chooser.active
   }
 
+  /** The same, but for one that is merely on trial: then the one before. */
+  get settled(): PathState | undefined {
+    return this.#chooser.settled
+  }
+
+  /**
+   * Where an acknowledgement goes: to where the data came from, for that way works, and its sender measures it. Not when
+   * that one is full, or has a long tail of ours before it.
+   */
+  get ackPath(): PathState | undefined {
+    const fresh = this.#fresh
+    if (fresh === undefined || fresh === this.active) return this.active
+    const quick = fresh.suspect === undefined && fresh.unackedBytes <= ACK_TAIL_BYTES && fresh.path.writable
+    return quick ? fresh : this.active
+  }
+
+  /** Paths that may carry data. */
   get size(): number {
-    return this.#paths.size
+    let size = 0
+    for (const { stage } of this.#paths.values()) if (stage !== 'retired') size++
+    return size
   }
 
   /** Kinds of the proven ones. */
   get proven(): PathKind[] {
     return [...this.#paths.values()].filter(({ stage }) => stage === 'proven').map(({ path }) => path.kind)
+  }
+
+  get info(): PathInfo[] {
+    return [...this.#paths.values()].map((state) => this.#log.info(state, state === this.active))
+  }
+
+  get events(): readonly PathEvent[] {
+    return this.#log.events
+  }
+
+  get keepAlive(): KeepAlive {
+    return this.#watch.keepAlive
+  }
+
+  setKeepAlive(ms: Partial<KeepAlive>): void {
+    this.#watch.setKeepAlive(ms)
   }
 
   has(state: PathState): boolean {
@@ -140,7 +198,8 @@ export class PathSet {
   /** Takes the path on which the handshake itself ran; see `Session.adopt`. */
   adopt(path: Path, proven: boolean, rttMs: number | undefined): PathState {
     const state = this.#add(path, 0, proven ? 'proven' : 'unproven')
-    state.rttMs = rttMs
+    if (rttMs !== undefined) noteRtt(state, rttMs)
+    if (proven) this.#log.add(state, 'proven')
     this.#start(state)
     return state
   }
@@ -149,6 +208,7 @@ export class PathSet {
     const state = newPathState(path, number, stage)
     path.maxMessageBytes = MAX_MESSAGE_BYTES
     this.#paths.set(number, state)
+    this.#log.add(state, 'attached')
     return state
   }
 
@@ -156,12 +216,12 @@ export class PathSet {
     state.path.start({
       message: (message) => this.#host.guard(() => this.#onMessage(state, message)),
       drain: () => {
-        if (state === this.#active) this.#host.onDrain()
+        if (state === this.active) this.#host.onDrain()
       },
       close: (error) => this.lose(state, error),
     })
     state.path.resume()
-    this.#choose()
+    this.#chooser.choose()
     this.careSoon()
   }
 
@@ -182,112 +242,61 @@ export class PathSet {
     } catch (error) {
       return this.lose(state, error as PeerlineError)
     }
-    state.rttMs = performance.now() - state.heardAt
+    noteRtt(state, performance.now() - state.heardAt)
     this.#host.onAcked(received)
     if (this.#host.closed()) return
     this.heard(state)
     // The other side takes the path for proven when it hears something sealed just now.
-    this.ping(state)
+    this.#watch.ping(state)
   }
 
-  // ---- choosing ----
+  // ---- what comes on them ----
 
-  /** Something came on the path that only the other side can have sent, and never before. */
-  heard(state: PathState): void {
-    state.heardAt = performance.now()
-    if (state.stage === 'proven' || this.#host.closed()) return
+  /**
+   * Something came on the path that only the other side can have sent, and never before.
+   * @param ordered it was a record that is to be acknowledged
+   */
+  heard(state: PathState, ordered = false): void {
+    const now = performance.now()
+    state.heardAt = now
+    if (ordered && state.stage !== 'retired') this.#fresh = state
+    if (this.#host.closed()) return
+    if (state.stage === 'proven') return this.#chooser.onHeard(state, ordered, now)
+    if (state.stage === 'retired') return
     state.stage = 'proven'
-    this.#choose()
+    state.provenAt = now
+    this.#log.add(state, 'proven')
+    this.#chooser.onProven(state)
     this.#host.onProven(state)
-    this.#report()
+    this.#chooser.report()
+  }
+
+  /** A record came again: a path that has been proven is alive, with a tail that went on another meanwhile. */
+  heardAgain(state: PathState): void {
+    if (state.stage === 'proven') state.heardAt = performance.now()
+  }
+
+  onPing(state: PathState, token: Uint8Array): void {
+    this.#watch.onPing(state, token)
+  }
+
+  onPong(state: PathState, token: Uint8Array): void {
+    this.#watch.onPong(state, token)
+  }
+
+  ping(state: PathState): void {
+    this.#watch.ping(state)
   }
 
   /** From now on users are told of changes. */
   announce(): void {
-    this.#announcing = true
-    this.#report()
+    this.#chooser.announce()
   }
 
-  /** Moves to the best path there is. */
-  #choose(): void {
-    const next = choosePath(this.#paths.values(), this.#active)
-    if (next !== this.#active) {
-      this.#active = next
-      this.#report()
-      this.#host.onSwitch()
-    }
-    if (next !== undefined) this.#host.onUsable(next.stage === 'proven')
-  }
-
-  /** Tells of a change, once the path in use is proven. */
-  #report(): void {
-    const now = this.#active
-    const before = this.#reported
-    if (!this.#announcing || now?.stage !== 'proven' || now === before) return
-    this.#reported = now
-    if (before === undefined) return
-    const reason = this.has(before) ? 'better' : 'lost'
-    this.#host.onChange({ from: before.path.kind, to: now.path.kind, reason })
-  }
-
-  // ---- watching ----
-
-  /** Pings what was silent for too long, and lets go of what does not answer. */
-  #care(): void {
-    if (this.#host.closed()) return
-    const now = performance.now()
-    // A process that was stopped wakes to timers before it reads its sockets: what waits there decides, not the clock.
-    const overslept = now - this.#careDue > IMPATIENT_MS
-    for (const state of [...this.#paths.values()]) {
-      if (overslept || (state.pingedAt !== undefined && state.heardAt > state.pingedAt + KEEPALIVE_MS)) {
-        state.pingedAt = undefined
-      }
-      if (overslept) state.heardAt = Math.max(state.heardAt, now - KEEPALIVE_MS)
-      switch (carePath(state, now, this.#host.waitsOn(state))) {
-        case 'ping':
-          this.ping(state)
-          break
-        case 'lost':
-          this.lose(state, new PeerlineError('ERR_PEERLINE_TIMEOUT', `${state.path.remote} does not answer any more`))
-          break
-      }
-    }
-    const busy = this.#host.busy() || [...this.#paths.values()].some((state) => state.pingedAt !== undefined)
-    this.#careTimer = undefined
-    this.careSoon(busy ? CARE_MS : KEEPALIVE_MS / 4)
-  }
-
-  /** Looks at the paths in `ms`, or sooner when that is planned already. */
-  careSoon(ms: number = CARE_MS): void {
-    if (this.#host.closed()) return
-    const due = performance.now() + ms
-    if (this.#careTimer !== undefined) {
-      if (this.#careDue <= due) return
-      clearTimeout(this.#careTimer)
-    }
-    this.#careDue = due
-    this.#careTimer = setTimeout(() => this.#host.guard(() => this.#care()), ms)
-    this.#careTimer.unref?.()
-  }
-
-  ping(state: PathState): void {
-    const token = randomBytes(8)
-    state.pingToken = token
-    state.pingedAt = performance.now()
-    this.#host.sendLoose(state, (frames) => frames.ping(token))
-    this.careSoon()
-  }
-
-  onPing(state: PathState, token: Uint8Array): void {
-    // Not answered when the path is full: its data is the answer.
-    if (state.path.writable) this.#host.sendLoose(state, (frames) => frames.pong(token))
-  }
-
-  onPong(state: PathState, token: Uint8Array): void {
-    if (state.pingToken === undefined || !equalBytes(token, state.pingToken)) return
-    state.rttMs = performance.now() - state.pingedAt!
-    state.pingToken = undefined
-    state.pingedAt = undefined
+  /** Something was sent. */
+  careSoon(): void {
+    this.#watch.soon()
+    this.#chooser.watch()
   }
 
   // ---- going ----
@@ -297,23 +306,36 @@ export class PathSet {
     this.lose(state, new PeerlineError('ERR_PEERLINE_PROTOCOL', `${state.path.remote} delivered a forged record`))
   }
 
+  /** Closes a path in order, since another of its kind stays: what comes on it until its end is still taken. */
+  #retire(state: PathState): void {
+    state.stage = 'retired'
+    state.retiredAt = performance.now()
+    if (state === this.#fresh) this.#fresh = undefined
+    this.#chooser.onGone(state)
+    this.#log.add(state, 'trimmed')
+    state.path.close()
+    this.#chooser.choose()
+  }
+
   lose(state: PathState, error: PeerlineError | undefined): void {
     if (!this.has(state)) return
     this.#paths.delete(state.number)
     state.path.destroy(error)
     if (this.#host.closed()) return
-    if (state === this.#active) this.#active = undefined
+    if (state.stage !== 'retired') this.#log.add(state, 'lost', error?.message)
+    if (state === this.#fresh) this.#fresh = undefined
+    this.#chooser.onGone(state)
     this.#host.onLost(state)
-    this.#choose()
+    this.#chooser.choose()
     if (!this.#host.closed()) this.#host.onLostSettled(error)
   }
 
   /** Ends them all, when what was sent has gone out. */
   close(): void {
-    clearTimeout(this.#careTimer)
+    this.#watch.close()
     const paths = [...this.#paths.values()]
     this.#paths.clear()
-    this.#active = undefined
+    this.#chooser.close()
     for (const { path } of paths) path.close()
   }
 }

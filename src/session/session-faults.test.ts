@@ -1,5 +1,5 @@
 import fc from 'fast-check'
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import type { PathKind } from '../path/index.ts'
 import { writeAttach } from './attach.ts'
 import {
@@ -9,7 +9,7 @@ import {
   readAll,
   type Side,
   testKeys,
-  useFakeTime,
+  useWorlds,
   World,
   type WorldOptions,
 } from './memory-path.compliance.ts'
@@ -18,20 +18,12 @@ import { arrived, expectExact, TOTAL, transferWorld } from './transfer.complianc
 
 let world: World
 
-beforeEach(useFakeTime)
-afterEach(async () => {
-  world?.stop()
-  await world?.pass(20)
-  expect(vi.getTimerCount()).toBe(0)
-  vi.useRealTimers()
-})
+useWorlds(() => world)
 
 /** Two sessions with a path, both open. */
 async function openWorld(options: WorldOptions = {}, kind: PathKind = 'tcp'): Promise<Link> {
   world = new World(options)
-  const link = world.connect(kind)
-  await world.run(() => world.sessions.every(({ state }) => state === 'open'))
-  return link
+  return world.open(kind)
 }
 
 describe('a spoilt path', () => {

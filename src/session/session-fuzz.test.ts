@@ -9,7 +9,7 @@ afterEach(() => vi.useRealTimers())
 /** One step of what may happen to two sessions; `pick` chooses a link that is still open. */
 type Step =
   | { readonly do: 'write'; readonly side: Side; readonly bytes: number }
-  | { readonly do: 'attach'; readonly by: Side; readonly kind: 'tcp' | 'relay' }
+  | { readonly do: 'attach'; readonly by: Side; readonly kind: 'tcp' | 'udp' | 'relay' }
   | { readonly do: 'cut'; readonly pick: number; readonly only: Side | undefined }
   | { readonly do: 'dead'; readonly pick: number; readonly to: Side }
   | { readonly do: 'hold'; readonly pick: number; readonly to: Side; readonly on: boolean }
@@ -34,7 +34,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     arbitrary: fc.record({
       do: fc.constant('attach' as const),
       by: side,
-      kind: fc.constantFrom('tcp' as const, 'relay' as const),
+      kind: fc.constantFrom('tcp' as const, 'udp' as const, 'relay' as const),
     }),
   },
   {
@@ -95,7 +95,7 @@ class Run {
 
   async do(step: Step): Promise<void> {
     const { world } = this
-    const open = world.open
+    const open = world.standing
     const link = 'pick' in step && open.length > 0 ? open[step.pick % open.length] : undefined
     switch (step.do) {
       case 'write':

@@ -1,33 +1,17 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import type { PathKind } from '../path/index.ts'
-import {
-  type Link,
-  noise,
-  readAll,
-  type Side,
-  useFakeTime,
-  World,
-  type WorldOptions,
-} from './memory-path.compliance.ts'
+import { type Link, noise, readAll, type Side, useWorlds, World, type WorldOptions } from './memory-path.compliance.ts'
 import type { Stream } from './stream.ts'
 import { arrived, expectExact, TOTAL, transferWorld } from './transfer.compliance.ts'
 
 let world: World
 
-beforeEach(useFakeTime)
-afterEach(async () => {
-  world?.stop()
-  await world?.pass(20)
-  expect(vi.getTimerCount()).toBe(0)
-  vi.useRealTimers()
-})
+useWorlds(() => world)
 
 /** Two sessions with a path, both open. */
 async function openWorld(options: WorldOptions = {}, kind: PathKind = 'tcp'): Promise<Link> {
   world = new World(options)
-  const link = world.connect(kind)
-  await world.run(() => world.sessions.every(({ state }) => state === 'open'))
-  return link
+  return world.open(kind)
 }
 
 describe('a path cut at every message boundary', () => {
@@ -218,8 +202,8 @@ describe('the path in use', () => {
 })
 
 describe('records on two paths', () => {
-  it('are put in order again when the newer path is faster', async () => {
-    const payload = [noise(TOTAL), noise(TOTAL)] as const
+  /** A transfer that moves from a relay, which holds its tail back, to tcp. */
+  async function moved(payload: readonly [Uint8Array, Uint8Array]) {
     const transfer = transferWorld(payload, { pauseMs: 100 })
     world = transfer.world
     const relay = world.connect('relay')
@@ -227,14 +211,34 @@ describe('records on two paths', () => {
     relay.held.fill(true)
     await world.pass(200)
     const tcp = world.connect('tcp')
-    await world.pass(900)
+    await world.pass(350)
     expect(world.sessions.map(({ path }) => path)).toEqual(['tcp', 'tcp'])
     expect(tcp.ends[0].sent).toBeGreaterThan(4)
     expect(arrived(transfer)).toBe(false)
+    return { transfer, relay }
+  }
+
+  it('are put in order again when the newer path is faster', async () => {
+    const payload = [noise(TOTAL), noise(TOTAL)] as const
+    const { transfer, relay } = await moved(payload)
     relay.held.fill(false)
     await world.run(() => arrived(transfer))
     expectExact(transfer, payload)
     expect(relay.ended).toBe(false)
+  })
+
+  it('are sent again on the newer path when the tail of the older does not come, and those that come later count once', async () => {
+    const payload = [noise(TOTAL), noise(TOTAL)] as const
+    const { transfer, relay } = await moved(payload)
+    await world.run(() => arrived(transfer), 1_500)
+    expectExact(transfer, payload)
+    relay.held.fill(false)
+    await world.pass(1_000)
+    expect(relay.ended).toBe(false)
+    expect(world.sessions.map(({ state, paths }) => [state, paths])).toEqual([
+      ['open', ['relay', 'tcp']],
+      ['open', ['relay', 'tcp']],
+    ])
   })
 
   it('come twice after a loss, and are delivered once', async () => {

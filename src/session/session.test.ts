@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
+import { describe, expect, it } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import { writeAttach } from './attach.ts'
 import { StreamCode } from './codes.ts'
@@ -9,7 +9,7 @@ import {
   noise,
   readAll,
   testKeys,
-  useFakeTime,
+  useWorlds,
   World,
   type WorldOptions,
 } from './memory-path.compliance.ts'
@@ -19,19 +19,11 @@ import type { Stream } from './stream.ts'
 
 let world: World
 
-beforeEach(useFakeTime)
-afterEach(async () => {
-  world?.stop()
-  await world?.pass(20)
-  expect(vi.getTimerCount()).toBe(0)
-  vi.useRealTimers()
-})
+useWorlds(() => world)
 
 async function openWorld(options: WorldOptions = {}): Promise<Link> {
   world = new World(options)
-  const link = world.connect()
-  await world.run(() => world.sessions.every(({ state }) => state === 'open'))
-  return link
+  return world.open()
 }
 
 /** Who holds the keys of session 0 and does with them what a session never would. Session 1 is the real one. */

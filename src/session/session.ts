@@ -4,7 +4,7 @@
  *     connecting --a path is proven--> open --close()/CLOSE--> closing --> closed
  *          \_______ no path in time, protocol broken, every path lost ______/
  *
- * Records come from the paths through the inbox to the streams; frames and bulk go from the streams through the outbox
+ * Records come from the paths through the receiver to the streams; frames and bulk go from the streams through the outbox
  * to the path in use. This file joins those parts; each of them stands in its own.
  */
 import { toHex } from '../bytes/index.ts'
@@ -13,14 +13,16 @@ import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Path, PathKind } from '../path/index.ts'
 import { TypedEventTarget } from './events.ts'
-import { type FrameVisitor, readFrames } from './frame.ts'
-import { ACK_DELAY_MS, Inbox } from './inbox.ts'
 import { Outbox, type RekeyLimits } from './outbox.ts'
-import { type PathChange, PathSet, type PathSetHost } from './path-set.ts'
+import type { PathChange } from './path-chooser.ts'
+import type { PathEvent, PathInfo } from './path-log.ts'
+import { PathSet, type PathSetHost } from './path-set.ts'
+import type { KeepAlive } from './path-watch.ts'
 import type { PathState } from './paths.ts'
-import { readNumber } from './record.ts'
+import { Receiver } from './receiver.ts'
 import type { Stream } from './stream.ts'
 import { DEFAULT_MAX_STREAMS, StreamTable } from './stream-table.ts'
+import type { Explanation, WhyReport } from './why.ts'
 
 /** ms for the first path to be proven before the session fails with `ERR_PEERLINE_NO_PATH`. */
 const FIRST_PATH_MS = 15_000
@@ -60,6 +62,8 @@ export interface SessionOptions {
    * @default 5_000
    */
   readonly pathlessMs?: number
+  /** What whoever opens the paths can say about them. */
+  readonly explain?: () => Explanation
 }
 
 export class Session extends TypedEventTarget<SessionEvents> {
@@ -71,8 +75,9 @@ export class Session extends TypedEventTarget<SessionEvents> {
   readonly initiator: boolean
 
   readonly #pathlessMs: number
+  readonly #explain: (() => Explanation) | undefined
   readonly #paths: PathSet
-  readonly #inbox: Inbox
+  readonly #receiver: Receiver
   readonly #outbox: Outbox
   readonly #streams: StreamTable
   #state: 'connecting' | 'open' | 'closing' | 'closed' = 'connecting'
@@ -84,10 +89,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
   /** Wakes whoever waits for the outbox to drain. */
   #onDrained: (() => void) | undefined
   #pumpSet = false
-  #ackTimer: ReturnType<typeof setTimeout> | undefined
   #pathlessTimer: ReturnType<typeof setTimeout> | undefined
-  /** The path whose record is being read, and which may be proven by it. */
-  #reading: PathState | undefined
 
   constructor(options: SessionOptions) {
     super()
@@ -96,6 +98,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.id = toHex(keys.sessionId)
     this.initiator = keys.initiator
     this.#pathlessMs = options.pathlessMs ?? PATHLESS_MS
+    this.#explain = options.explain
     this.#paths = new PathSet(keys, this.#pathHost)
     this.#ended = new Promise((resolve) => {
       this.#tellEnded = resolve
@@ -107,24 +110,37 @@ export class Session extends TypedEventTarget<SessionEvents> {
       frames: () => this.#outbox.frames,
       pump: () => this.#pump(),
       schedulePump: () => this.#schedulePump(),
-      rttMs: () => this.rttMs ?? ASSUMED_RTT_MS,
+      rttMs: () => this.#paths.active?.rttMs ?? ASSUMED_RTT_MS,
     })
-    this.#inbox = new Inbox(keys.receive, (frames) => this.#onFrames(frames))
+    this.#receiver = new Receiver({
+      key: keys.receive,
+      paths: () => this.#paths,
+      outbox: () => this.#outbox,
+      streams: () => this.#streams,
+      closing: () => this.#state === 'closing',
+      closed: this.#isClosed,
+      onAck: (number) => this.#onAck(number),
+      onCandidates: (bytes) => this.emit('candidates', bytes),
+      onClose: (code, message) => this.#onClose(code, message),
+    })
     this.#outbox = new Outbox(keys.send, this.#streams, options.rekey)
     this.#pathlessTimer = setTimeout(() => this.#pathless(), FIRST_PATH_MS)
   }
 
   // ---- what users see ----
 
-  /** The kind of the path that carries the data; undefined before the first and between two. */
+  /**
+   * The kind of the path that carries the data; undefined before the first and between two. One that is merely tried for
+   * a moment, to see whether it is faster, does not show here.
+   */
   get path(): PathKind | undefined {
-    const { active } = this.#paths
-    return active?.stage === 'proven' ? active.path.kind : undefined
+    const { settled } = this.#paths
+    return settled?.stage === 'proven' ? settled.path.kind : undefined
   }
 
   /** Where the other end of the path in use is, for people. */
   get remote(): string | undefined {
-    return this.#paths.active?.path.remote
+    return this.#paths.settled?.path.remote
   }
 
   /** Kinds of all proven paths. */
@@ -132,9 +148,39 @@ export class Session extends TypedEventTarget<SessionEvents> {
     return this.#paths.proven
   }
 
+  /** Every path there is and how it is doing, as plain data. */
+  get pathInfo(): readonly PathInfo[] {
+    return this.#paths.info
+  }
+
+  /** The last 32 things that happened to paths, oldest first, as plain data. */
+  get pathHistory(): readonly PathEvent[] {
+    return this.#paths.events
+  }
+
+  /** Why the path in use is the one in use, what else was tried, and what would help. */
+  why(): WhyReport {
+    const { peer, path, pathInfo: paths, pathHistory: history } = this
+    const nothing: Explanation = { attempts: [], local: undefined, remote: undefined, reasons: [], advice: [] }
+    return { peer, path, ...(this.#explain?.() ?? nothing), paths, history }
+  }
+
   /** Last measured round trip on the path in use, ms. */
   get rttMs(): number | undefined {
-    return this.#paths.active?.rttMs
+    return this.#paths.settled?.rttMs
+  }
+
+  /** ms of silence after which an idle path is pinged, by kind: 20 s. */
+  get keepAliveMs(): KeepAlive {
+    return this.#paths.keepAlive
+  }
+
+  /**
+   * Kinds that are not named keep theirs. A mapping for UDP may live for less than 30 s.
+   * @throws PeerlineError `ERR_PEERLINE_INVALID` outside of 1 s to 5 min
+   */
+  set keepAliveMs(ms: Partial<KeepAlive>) {
+    this.#paths.setKeepAlive(ms)
   }
 
   /** `connecting`, `open`, `closing` or `closed`. */
@@ -274,21 +320,19 @@ export class Session extends TypedEventTarget<SessionEvents> {
   }
 
   readonly #pathHost: PathSetHost = {
-    received: () => this.#inbox.next,
+    received: () => this.#receiver.next,
     onAcked: (number) => {
       this.#outbox.ack(number)
       this.#wakeDrained()
     },
-    onRecord: (state, message) => this.#onRecord(state, message),
+    onRecord: (state, message) => this.#receiver.onRecord(state, message),
     onDrain: () => {
       this.#pump()
       // An acknowledgement that found the path full, and nothing to ride on.
-      if (!this.#isClosed()) this.#ackSoon()
+      if (!this.#isClosed()) this.#receiver.ackSoon()
     },
-    onSwitch: () => {
-      // The other side learns at once what it need not send again on a path that was lost.
-      if (this.#inbox.ackDue) this.#sendAck()
-    },
+    // The other side learns at once what it need not send again on a path that was lost.
+    onSwitch: () => this.#receiver.sendAck(),
     onUsable: (proven) => {
       // A path that merely opened saves nobody: one that swallows everything could be opened again and again.
       if (proven && this.#state !== 'connecting') this.#stopPathlessTimer()
@@ -296,11 +340,11 @@ export class Session extends TypedEventTarget<SessionEvents> {
     },
     onProven: (state) => this.#opened(state),
     onLost: (state) => {
-      this.#outbox.pathLost(state)
-      this.#inbox.ackAgain()
+      this.#outbox.takeBack(state)
+      this.#receiver.ackAgain()
     },
     onLostSettled: (error) => {
-      this.#ackSoon()
+      this.#receiver.ackSoon()
       if (this.#paths.size > 0) return
       if (this.#farewell) return this.#finish(undefined)
       // Before the first is proven, the deadline for that counts.
@@ -309,8 +353,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     },
     onChange: (change) => this.emit('path', change),
     sendLoose: (state, write) => this.#outbox.sendLoose(state, write),
-    waitsOn: (state) => this.#outbox.waitsOn(state),
-    busy: () => this.#outbox.inFlight > 0,
+    load: () => this.#outbox,
     closed: () => this.#isClosed(),
     guard: (run) => this.#guard(run),
   }
@@ -368,56 +411,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     if (this.#outbox.inFlight > 0) this.#paths.careSoon()
   }
 
-  readonly #takeAck = (): number | undefined => this.#inbox.takeAck()
-
-  #sendAck(): void {
-    const path = this.#paths.active
-    // A path that is full has other things to say first; the acknowledgement rides on one of them.
-    if (path === undefined || !path.path.writable) return
-    const ack = this.#inbox.takeAck()
-    if (ack !== undefined) this.#outbox.sendLoose(path, (frames) => frames.ack(ack))
-  }
-
-  #ackSoon(): void {
-    if (this.#inbox.ackUrgent) return this.#sendAck()
-    if (this.#ackTimer !== undefined || !this.#inbox.ackDue) return
-    this.#ackTimer = setTimeout(() => {
-      this.#ackTimer = undefined
-      this.#sendAck()
-    }, ACK_DELAY_MS)
-    this.#ackTimer.unref?.()
-  }
-
-  // ---- receiving ----
-
-  #onRecord(state: PathState, message: Uint8Array): void {
-    const number = readNumber(message)
-    if (number === undefined) return this.#paths.spoilt(state)
-    if (number.loose) {
-      if (number.count <= state.lastLoose) return this.#paths.spoilt(state)
-      const frames = this.#inbox.openLoose(message, number, state.number)
-      if (frames === undefined) return this.#paths.spoilt(state)
-      state.lastLoose = number.count
-      this.#paths.heard(state)
-      this.#reading = state
-      readFrames(frames, this.#looseVisitor, this.#isClosed)
-      this.#reading = undefined
-      return
-    }
-    this.#reading = state
-    const arrival = this.#inbox.accept(message, number)
-    this.#reading = undefined
-    if (arrival === 'forged' || arrival === 'overflow') return this.#paths.spoilt(state)
-    if (arrival === 'taken') this.#paths.heard(state)
-    if (!this.#isClosed()) this.#ackSoon()
-  }
-
-  #onFrames(frames: Uint8Array): void {
-    this.#streams.recordBytes = frames.length
-    readFrames(frames, this.#visitor, this.#isClosed)
-  }
-
-  readonly #isClosed = (): boolean => this.#state === 'closed'
+  readonly #takeAck = (path: PathState): number | undefined => this.#receiver.takeAck(path)
 
   #onAck(number: number): void {
     this.#outbox.ack(number)
@@ -425,37 +419,13 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#pump()
   }
 
-  readonly #visitor: FrameVisitor = {
-    onOpen: (id, protocol) => this.#streams.onOpen(id, protocol, this.#state === 'closing'),
-    onData: (id, data, fin) => this.#streams.onData(id, data, fin),
-    onReset: (id, code) => this.#streams.find(id)?.onReset(code),
-    onStop: (id, code) => this.#streams.find(id)?.onStop(code),
-    onWindow: (id, offset) => this.#streams.find(id)?.onWindow(offset),
-    onAck: (number) => this.#onAck(number),
-    onPing: () => unexpected('ping'),
-    onPong: () => unexpected('pong'),
-    onCandidates: (bytes) => this.emit('candidates', new Uint8Array(bytes)),
-    onClose: (code, message) => this.#onClose(code, message),
-  }
-
-  readonly #looseVisitor: FrameVisitor = {
-    onOpen: () => unexpected('open'),
-    onData: () => unexpected('data'),
-    onReset: () => unexpected('reset'),
-    onStop: () => unexpected('stop'),
-    onWindow: () => unexpected('window'),
-    onAck: (number) => this.#onAck(number),
-    onPing: (token) => this.#paths.onPing(this.#reading!, token),
-    onPong: (token) => this.#paths.onPong(this.#reading!, token),
-    onCandidates: () => unexpected('candidates'),
-    onClose: () => unexpected('close'),
-  }
+  readonly #isClosed = (): boolean => this.#state === 'closed'
 
   // ---- the end ----
 
   #onClose(code: string, message: string): void {
     // The farewell is acknowledged before the paths go, so that the other side need not wait for nothing.
-    this.#sendAck()
+    this.#receiver.sendAck()
     this.#finish(
       code === ''
         ? undefined
@@ -467,11 +437,10 @@ export class Session extends TypedEventTarget<SessionEvents> {
     if (this.#state === 'closed') return
     this.#state = 'closed'
     this.#error = error
-    clearTimeout(this.#ackTimer)
     clearTimeout(this.#pathlessTimer)
     this.#paths.close()
     this.#outbox.clear()
-    this.#inbox.clear()
+    this.#receiver.clear()
     this.#streams.abort(error ?? this.#endError())
     this.#wakeDrained()
     this.#tellEnded()
@@ -508,8 +477,4 @@ export class Session extends TypedEventTarget<SessionEvents> {
       this.#onDrained = done
     })
   }
-}
-
-function unexpected(frame: string): never {
-  throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `a ${frame} frame in the wrong kind of record`)
 }

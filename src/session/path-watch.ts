@@ -1,0 +1,160 @@
+/**
+ * Watching over the paths of a session: pings, what their answers say, letting go of what is silent or one too many.
+ */
+import { randomBytes } from 'node:crypto'
+import { equalBytes } from '../bytes/index.ts'
+import { PeerlineError } from '../errors.ts'
+import type { PathKind } from '../path/index.ts'
+import type { FrameWriter } from './frame.ts'
+import {
+  carePath,
+  findSurplus,
+  IMPATIENT_MS,
+  KEEPALIVE_MS,
+  MAX_KEEPALIVE_MS,
+  MIN_KEEPALIVE_MS,
+  noteRtt,
+  type PathState,
+  PING_TIMEOUT_MS,
+  TRIM_GRACE_MS,
+} from './paths.ts'
+
+/** ms between looks at the paths while something is on its way; otherwise a quarter of the shortest keep-alive. */
+const CARE_MS = IMPATIENT_MS / 2
+
+/** ms of silence after which each kind of path is pinged. */
+export type KeepAlive = Readonly<Record<PathKind, number>>
+
+export interface WatchHost {
+  paths(): Iterable<PathState>
+  active(): PathState | undefined
+  /** What the other side was last heard to send on. */
+  fresh(): PathState | undefined
+  /** This side dialled, and is the one to close what is one too many. */
+  readonly initiator: boolean
+  sendLoose(state: PathState, write: (frames: FrameWriter) => void): void
+  /** Records are unacknowledged. */
+  busy(): boolean
+  /** Something has been on its way for a while. */
+  onBusy(): void
+  onAnswered(state: PathState): void
+  /** Closes it in order. */
+  retire(state: PathState): void
+  lose(state: PathState, error: PeerlineError): void
+  closed(): boolean
+  guard(run: () => void): void
+}
+
+export class PathWatch {
+  readonly #host: WatchHost
+  #keepAlive: KeepAlive = { tcp: KEEPALIVE_MS, udp: KEEPALIVE_MS, webrtc: KEEPALIVE_MS, relay: KEEPALIVE_MS }
+  #timer: ReturnType<typeof setTimeout> | undefined
+  #due = 0
+
+  constructor(host: WatchHost) {
+    this.#host = host
+  }
+
+  get keepAlive(): KeepAlive {
+    return this.#keepAlive
+  }
+
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` outside of 1 s to 5 min */
+  setKeepAlive(ms: Partial<KeepAlive>): void {
+    for (const [kind, value] of Object.entries(ms)) {
+      if (!(value >= MIN_KEEPALIVE_MS && value <= MAX_KEEPALIVE_MS)) {
+        const bounds = `${MIN_KEEPALIVE_MS} to ${MAX_KEEPALIVE_MS} ms`
+        throw new PeerlineError('ERR_PEERLINE_INVALID', `${kind} is kept alive every ${bounds}, not ${value}`)
+      }
+    }
+    this.#keepAlive = { ...this.#keepAlive, ...ms }
+    this.soon()
+  }
+
+  /** Pings what was silent for too long, and lets go of what does not answer, or is one too many. */
+  #look(): void {
+    const host = this.#host
+    if (host.closed()) return
+    const now = performance.now()
+    // A process that was stopped wakes to timers before it reads its sockets: what waits there decides, not the clock.
+    const overslept = now - this.#due > IMPATIENT_MS
+    let rest = MAX_KEEPALIVE_MS
+    let pinged = false
+    for (const state of [...host.paths()]) {
+      const keepAlive = this.#keepAlive[state.path.kind]
+      rest = Math.min(rest, keepAlive / 4)
+      if (overslept || (state.pingedAt !== undefined && state.heardAt > state.pingedAt + keepAlive)) {
+        state.pingedAt = undefined
+      }
+      if (overslept) {
+        state.heardAt = Math.max(state.heardAt, now - keepAlive)
+        state.suspectAt = now
+      }
+      switch (carePath(state, now, keepAlive)) {
+        case 'ping':
+          this.ping(state)
+          break
+        case 'lost':
+          host.lose(state, new PeerlineError('ERR_PEERLINE_TIMEOUT', `${state.path.remote} does not answer any more`))
+          break
+      }
+      if (host.closed()) return
+      pinged ||= state.pingedAt !== undefined
+    }
+    if (host.initiator) this.#trim(now)
+    const busy = host.busy()
+    if (busy) host.onBusy()
+    this.#timer = undefined
+    this.soon(busy || pinged ? CARE_MS : rest)
+  }
+
+  /** Closes one path of which another of its kind stays; that one must have been heard just now. */
+  #trim(now: number): void {
+    const surplus = findSurplus(this.#host.paths(), this.#host.active(), this.#host.fresh(), now)
+    if (surplus === undefined) return
+    const { keep, spare } = surplus
+    if (now - keep.heardAt < TRIM_GRACE_MS) this.#host.retire(spare)
+    else if (keep.pingedAt === undefined) this.ping(keep)
+  }
+
+  /** Looks at the paths in `ms`, or sooner when that is planned already. */
+  soon(ms: number = CARE_MS): void {
+    if (this.#host.closed()) return
+    const due = performance.now() + ms
+    if (this.#timer !== undefined) {
+      if (this.#due <= due) return
+      clearTimeout(this.#timer)
+    }
+    this.#due = due
+    this.#timer = setTimeout(() => this.#host.guard(() => this.#look()), ms)
+    this.#timer.unref?.()
+  }
+
+  /** @param patienceMs how long it may go unanswered */
+  ping(state: PathState, patienceMs: number = PING_TIMEOUT_MS): void {
+    const token = randomBytes(8)
+    state.pingToken = token
+    state.pingedAt = performance.now()
+    state.patienceMs = patienceMs
+    this.#host.sendLoose(state, (frames) => frames.ping(token))
+    this.soon()
+  }
+
+  onPing(state: PathState, token: Uint8Array): void {
+    // Not answered when the path is full: its data is the answer.
+    if (state.path.writable) this.#host.sendLoose(state, (frames) => frames.pong(token))
+  }
+
+  onPong(state: PathState, token: Uint8Array): void {
+    if (state.pingToken === undefined || !equalBytes(token, state.pingToken)) return
+    // The look after a long sleep forgets when it was.
+    if (state.pingedAt !== undefined) noteRtt(state, performance.now() - state.pingedAt)
+    state.pingToken = undefined
+    state.pingedAt = undefined
+    this.#host.onAnswered(state)
+  }
+
+  close(): void {
+    clearTimeout(this.#timer)
+  }
+}
