@@ -7,7 +7,7 @@
  *
  *   node lab/matrix.js [--runs 5] [--homes a,b,…] [--pairs a:b,…] [--at-once 3] [--json FILE] [--check] [--why]
  */
-import { writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { kinds } from './kinds.js'
 import { Lab } from './lab.js'
@@ -28,6 +28,8 @@ const EASY = new Set([
   'dual-stack',
   'short-mapping',
 ])
+
+const SERVER_NAME = 'server.lab'
 
 const FIRST_BYTE_MS = 180
 const FIRST_BYTE_LAN_MS = 20
@@ -85,7 +87,9 @@ export async function runMatrix({
     const fragment = url.split('#')[1]
     const [v4] = lab.host('server').addresses.v4
     const [v6] = lab.host('server').addresses.v6
-    const rendezvous = (kind) => [`tcp://${kinds[kind].v4 ? v4 : `[${v6}]`}:${port}#${fragment}`]
+    // By name, as servers are: it has addresses of both families, and each home takes what it can.
+    const rendezvous = [`tcp://${SERVER_NAME}:${port}#${fragment}`]
+    nameServer(lab, v4, v6)
 
     // Two homes of each kind, with one agent in each host.
     const agents = new Map()
@@ -97,7 +101,7 @@ export async function runMatrix({
             const hosts = await Promise.all(
               home.hosts.map(async (host) => {
                 const agent = host.agent(PEER)
-                const { id } = await agent.ask('start', { rendezvous: rendezvous(kind) }, { timeoutMs: 60_000 })
+                const { id } = await agent.ask('start', { rendezvous }, { timeoutMs: 60_000 })
                 await agent.ask('settled', {}, { timeoutMs: 30_000 })
                 return { agent, id }
               }),
@@ -133,8 +137,24 @@ export async function runMatrix({
     await Promise.all(Array.from({ length: atOnce }, work))
     return rows
   } finally {
+    forgetNames(lab)
     await lab.destroy()
   }
+}
+
+/** The lab has no DNS: `ip netns exec` puts what it finds here in the place of /etc/hosts. */
+function nameServer(lab, v4, v6) {
+  for (const { namespace, addresses } of lab.hosts.values()) {
+    mkdirSync(`/etc/netns/${namespace}`, { recursive: true })
+    // A resolver leaves out what the machine has no way to; a hosts file does not.
+    const known = [addresses.v4.length > 0 ? v4 : undefined, addresses.v6.length > 0 ? v6 : undefined]
+    const lines = known.filter((address) => address !== undefined).map((address) => `${address} ${SERVER_NAME}\n`)
+    writeFileSync(`/etc/netns/${namespace}/hosts`, lines.join(''))
+  }
+}
+
+function forgetNames(lab) {
+  for (const { namespace } of lab.hosts.values()) rmSync(`/etc/netns/${namespace}`, { recursive: true, force: true })
 }
 
 async function runPair({ a, b, together = false, from, to }, { runs, via, directMs }) {

@@ -33,6 +33,8 @@ async function join({ url, directory, allow }: Extract<Order, { order: 'join' }>
     rendezvous: [url],
     // Nobody can come straight to it for now: what arrives has come through the relay.
     listen: [],
+    // On one machine UDP would take over from the relay at once, and there would be nothing to see.
+    udp: false,
     firewall: { allow: allow === undefined ? [] : [allow] },
   })
   service = peer

@@ -2,6 +2,7 @@
  * What the processes of `peerline demo` say to each other, over Node's own channel between parent and child.
  */
 import type { PathKind } from '../path/index.ts'
+import type { PathChange } from '../session/index.ts'
 
 /** Parent to child. */
 export type Order =
@@ -33,7 +34,7 @@ export type News =
       readonly news: 'path'
       readonly from: PathKind
       readonly to: PathKind
-      readonly reason: 'better' | 'lost'
+      readonly reason: PathChange['reason']
       readonly doneBytes: number
       readonly atMs: number
     }

@@ -19,7 +19,8 @@ const MAX_NAMED_STRANGERS = 100
 
 /** Makes the peer of a command that only dials. */
 export function dialingPeer(options: PeerOption): Promise<Peer> {
-  return makePeer(options, { listed: false })
+  // Gone again before a router's mapping is worth its asking.
+  return makePeer(options, { listed: false, portMapping: false })
 }
 
 /** Makes the peer of a command that others dial; it answers pings. */
@@ -43,11 +44,15 @@ export async function answeringPeer(options: PeerOption & AllowOption, out: Outp
   return peer
 }
 
-async function makePeer({ identity, rendezvous, listen }: PeerOption, more: PeerOptions): Promise<Peer> {
+async function makePeer(options: PeerOption, more: PeerOptions): Promise<Peer> {
+  const { identity, rendezvous, listen, via, lan, mapPorts } = options
   const { Peer } = await import('../peer/index.ts')
   return Peer.create({
     identityFile: identity,
     rendezvous: rendezvous ?? [],
+    via,
+    ...(lan ? {} : { lan }),
+    ...(mapPorts ? {} : { portMapping: false }),
     ...(listen === undefined ? {} : { listen: listen.filter((address) => address !== 'none') }),
     ...more,
   })
@@ -91,11 +96,15 @@ export async function reach(
   options: PeerOption & DialOption,
   signal: AbortSignal,
 ): Promise<Session> {
-  const { address = [], via, rendezvous = [] } = options
+  const { address = [], relay, exclusive = false, rendezvous = [] } = options
   if (address.length === 0 && rendezvous.length > 0) await online(peer, signal)
   const limited = AbortSignal.any([signal, AbortSignal.timeout(REACH_MS)])
   try {
-    return await peer.reach(to, { addresses: address, via, signal: limited })
+    return await peer.reach(to, {
+      addresses: address,
+      ...(relay === undefined ? {} : { relay: { url: relay, exclusive } }),
+      signal: limited,
+    })
   } catch (error) {
     throw withRecovery(error, {
       ERR_PEERLINE_DENIED: `Its owner can let this machine in with --allow ${peer.id}.`,

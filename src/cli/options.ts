@@ -2,6 +2,7 @@
  * Options that commands share, and how their values are read. Flags come first, then the environment.
  */
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import type { Via } from '../connect/index.ts'
 
 export const DEFAULT_IDENTITY = '~/.peerline/id'
 
@@ -20,6 +21,9 @@ export interface JsonOption {
 export interface PeerOption extends IdentityOption {
   readonly rendezvous?: readonly string[]
   readonly listen?: readonly string[]
+  readonly via: Via
+  readonly lan: boolean
+  readonly mapPorts: boolean
 }
 
 /** Who may come in. */
@@ -30,11 +34,12 @@ export interface AllowOption {
 /** How another peer is dialled. */
 export interface DialOption {
   readonly address?: readonly string[]
-  readonly via: 'auto' | 'relay' | 'direct'
+  readonly relay?: string
+  readonly exclusive?: boolean
 }
 
 /** A value that may be given several times, or as a list. */
-function collect(value: string, before: readonly string[] = []): string[] {
+export function collect(value: string, before: readonly string[] = []): string[] {
   const parts = value.split(/[\s,]+/).filter((part) => part !== '')
   if (parts.length === 0) throw new InvalidArgumentError('It is empty.')
   return [...before, ...parts]
@@ -60,6 +65,15 @@ export function addPeer(command: Command): Command {
       .env('PEERLINE_RENDEZVOUS')
       .argParser(collect),
   )
+  command
+    .addOption(
+      new Option('--via <way>', 'relay: relays alone, and no address of ours is told; direct: no relay; or one kind')
+        .choices(['auto', 'relay', 'direct', 'tcp', 'udp', 'webrtc'])
+        .default('auto')
+        .env('PEERLINE_VIA'),
+    )
+    .option('--no-lan', 'do not look for peers on the local network')
+    .option('--no-map-ports', 'do not ask the router to map ports (UPnP, NAT-PMP, PCP)')
   return addListen(
     command,
     'where to listen for direct paths; may be repeated; "none" for nowhere (default: a free port)',
@@ -79,11 +93,8 @@ export function addDial(command: Command): Command {
     .addOption(
       new Option('--address <host:port>', 'where the peer listens, if known; may be repeated').argParser(collect),
     )
-    .addOption(
-      new Option('--via <way>', 'relay: relays alone; direct: no relay')
-        .choices(['auto', 'relay', 'direct'])
-        .default('auto'),
-    )
+    .option('--relay <url>', 'a relay to use before others, as it prints itself')
+    .option('--exclusive', 'with --relay: no other relay, and no direct path')
 }
 
 /** A whole number within bounds. */

@@ -18,23 +18,33 @@ import { MAX_URL_LENGTH } from './url.ts'
 const PROTOCOL = expect.objectContaining({ code: 'ERR_PEERLINE_PROTOCOL' })
 const TOKEN = new Uint8Array(CIRCUIT_BYTES).fill(5)
 
-const body = fc.record({
-  candidates: fc.array(
-    fc.record({
-      kind: fc.constant('tcp' as const),
-      host: fc.oneof(fc.ipV4(), fc.ipV6()),
-      port: fc.integer({ min: 1, max: 65_535 }),
-    }),
-    { maxLength: MAX_CANDIDATES },
-  ),
-  circuits: fc.array(
-    fc.record({
-      relay: fc.webUrl({ validSchemes: ['ws', 'wss'] }).filter((url) => url.length <= MAX_URL_LENGTH),
-      token: fc.uint8Array({ minLength: CIRCUIT_BYTES, maxLength: CIRCUIT_BYTES }),
-    }),
-    { maxLength: MAX_CIRCUITS },
-  ),
-})
+const mapping = fc.constantFrom('unknown', 'none', 'endpoint-independent', 'sequential', 'random')
+
+const body = fc.record(
+  {
+    candidates: fc.array(
+      fc.record({
+        kind: fc.constantFrom('tcp', 'tcp-so', 'udp', 'udp-srflx'),
+        host: fc.oneof(fc.ipV4(), fc.ipV6()),
+        port: fc.integer({ min: 1, max: 65_535 }),
+      }),
+      { maxLength: MAX_CANDIDATES },
+    ),
+    circuits: fc.array(
+      fc.record({
+        relay: fc.webUrl({ validSchemes: ['ws', 'wss'] }).filter((url) => url.length <= MAX_URL_LENGTH),
+        token: fc.uint8Array({ minLength: CIRCUIT_BYTES, maxLength: CIRCUIT_BYTES }),
+      }),
+      { maxLength: MAX_CIRCUITS },
+    ),
+    hidden: fc.constant(true),
+    nat: fc.record({ tcp: mapping, udp: mapping, step: fc.integer({ min: -16, max: 16 }) }),
+    rendezvousRttMs: fc.integer({ min: 0, max: 2_000 }),
+    webrtc: fc.uint8Array({ maxLength: 1_000 }),
+    punch: fc.record({ round: fc.integer({ min: 0, max: 65_535 }), ready: fc.boolean() }),
+  },
+  { requiredKeys: ['candidates', 'circuits'] },
+)
 
 /** What decodes, if it decodes, is within every limit; anything else is one of two typed errors. */
 function checkHostile(bytes: Uint8Array): ConnectionBody | undefined {
@@ -92,7 +102,7 @@ describe('a connection body', () => {
   test('of another version may name kinds that are not known here: they are passed over', () => {
     const bytes = encodeCbor({
       c: [
-        ['udp', '192.168.1.1', 1],
+        ['pigeon', '192.168.1.1', 1],
         ['tcp', '192.168.1.1', 2],
       ],
       x: 1,

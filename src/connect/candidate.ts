@@ -1,9 +1,17 @@
 /**
- * Candidates: the ways in which a peer may be reached, as offers and answers carry them.
+ * What two peers tell each other to find ways to one another: in the offer and its answer, and later in the session.
  *
- *     body = { c?: [[kind, host, port], …], r?: [[relay address, CIRCUIT message], …] }
+ *     body = {
+ *       c?: [[kind, host, port], …]          candidates, in the sender's order of preference
+ *       r?: [[relay address, CIRCUIT], …]    circuits that the receiver may join
+ *       h?: true                             the sender shows no address, and dials none: relays only
+ *       n?: [tcp, udp, step]                 how the sender's NAT maps (RFC 4787 section 4.1): an index of MAPPINGS each
+ *       l?: ms                               the sender's round trip to its rendezvous
+ *       w?: bytes                            its WebRTC description
+ *       g?: [round, ready]                   "let us punch": 0 asks, 1 says that the sender is about to
+ *     }
  *
- * - At most {@link MAX_CANDIDATES} and {@link MAX_CIRCUITS} are taken, in the sender's order of preference.
+ * - At most {@link MAX_CANDIDATES} and {@link MAX_CIRCUITS} are taken.
  * - What a remote names is never dialled blindly: see {@link mayDial}.
  */
 
@@ -11,21 +19,40 @@ import { isIP } from 'node:net'
 import { copyBytes, decodeCbor, encodeCbor, fields } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { scopeOf } from '../network/address.ts'
+import type { NatMapping } from '../network/nat.ts'
 import { CIRCUIT_BYTES } from '../path/index.ts'
 import { MAX_URL_LENGTH } from './url.ts'
 
-/** Candidates of one peer: a machine's addresses on a few networks, in both families. */
-export const MAX_CANDIDATES = 16
+/** Candidates of one peer: a machine's addresses on a few networks, in both families, and as others see them. */
+export const MAX_CANDIDATES = 24
 
 /** Relays named in one offer. */
 export const MAX_CIRCUITS = 2
 
-/** Bytes of an encoded body: a full set fits twice. */
+/** Bytes of an encoded body: a full set with a WebRTC description; as much as one frame of a session takes. */
 export const MAX_BODY_BYTES = 4_096
 
-/** A TCP address (IP literal) where a peer listens. */
+/** Bytes of a WebRTC description. */
+export const MAX_DESCRIPTION_BYTES = 2_048
+
+/** Largest round trip to a rendezvous that is believed, ms. */
+const MAX_RENDEZVOUS_RTT_MS = 2_000
+
+/**
+ * How a candidate is reached.
+ *
+ * - `tcp`: somebody listens there
+ * - `tcp-so`: simultaneous open (RFC 6544 section 4.5)
+ * - `udp`: an address of the peer's own
+ * - `udp-srflx`: its address as a reflector saw it (server reflexive, RFC 8445 section 5.1.1)
+ */
+export type CandidateKind = 'tcp' | 'tcp-so' | 'udp' | 'udp-srflx'
+
+const KINDS: ReadonlySet<unknown> = new Set<CandidateKind>(['tcp', 'tcp-so', 'udp', 'udp-srflx'])
+
+/** One address (IP literal) at which a peer may be reached. */
 export interface Candidate {
-  readonly kind: 'tcp'
+  readonly kind: CandidateKind
   readonly host: string
   readonly port: number
 }
@@ -38,15 +65,41 @@ export interface CircuitOffer {
   readonly token: Uint8Array
 }
 
+/** How a peer's NAT maps its ports, as far as it knows. */
+export interface NatHint {
+  readonly tcp: NatMapping
+  readonly udp: NatMapping
+  /** Ports from one mapping to the next, when they are sequential. */
+  readonly step: number
+}
+
+const MAPPINGS: readonly NatMapping[] = ['unknown', 'none', 'endpoint-independent', 'sequential', 'random']
+
+/** Largest step between sequential ports that is believed. */
+const MAX_STEP = 16
+
 export interface ConnectionBody {
   readonly candidates: readonly Candidate[]
   readonly circuits: readonly CircuitOffer[]
+  /** The sender shows no address, and dials none. */
+  readonly hidden?: boolean | undefined
+  readonly nat?: NatHint | undefined
+  readonly rendezvousRttMs?: number | undefined
+  readonly webrtc?: Uint8Array | undefined
+  /** A round of punching that the sender asks for, or is ready for. */
+  readonly punch?: { readonly round: number; readonly ready: boolean } | undefined
 }
 
-export function encodeBody(body: ConnectionBody): Uint8Array {
+export function encodeBody(body: Partial<ConnectionBody>): Uint8Array {
+  const { candidates = [], circuits = [], hidden = false, nat, rendezvousRttMs, webrtc, punch } = body
   return encodeCbor({
-    c: body.candidates.slice(0, MAX_CANDIDATES).map(({ kind, host, port }) => [kind, host, port]),
-    r: body.circuits.slice(0, MAX_CIRCUITS).map(({ relay, token }) => [relay, token]),
+    c: candidates.slice(0, MAX_CANDIDATES).map(({ kind, host, port }) => [kind, host, port]),
+    r: circuits.slice(0, MAX_CIRCUITS).map(({ relay, token }) => [relay, token]),
+    ...(hidden ? { h: true } : {}),
+    ...(nat === undefined ? {} : { n: [MAPPINGS.indexOf(nat.tcp), MAPPINGS.indexOf(nat.udp), nat.step] }),
+    ...(rendezvousRttMs === undefined ? {} : { l: Math.round(rendezvousRttMs) }),
+    ...(webrtc === undefined ? {} : { w: webrtc }),
+    ...(punch === undefined ? {} : { g: [punch.round, punch.ready ? 1 : 0] }),
   })
 }
 
@@ -58,10 +111,9 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
   for (const entry of all.optional('c', (name) => all.list(name, { max: MAX_CANDIDATES })) ?? []) {
     const [kind, host, port] = tuple(entry, 3)
     // Kinds we do not know are another version's: passed over.
-    if (kind !== 'tcp') continue
+    if (!KINDS.has(kind)) continue
     if (typeof host !== 'string' || isIP(host) === 0) throw malformed()
-    if (typeof port !== 'number' || !Number.isInteger(port) || port < 1 || port > 65_535) throw malformed()
-    candidates.push({ kind, host, port })
+    candidates.push({ kind: kind as CandidateKind, host, port: integer(port, 1, 65_535) })
   }
   const circuits: CircuitOffer[] = []
   for (const entry of all.optional('r', (name) => all.list(name, { max: MAX_CIRCUITS })) ?? []) {
@@ -70,7 +122,37 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
     if (!(token instanceof Uint8Array) || token.length !== CIRCUIT_BYTES) throw malformed()
     circuits.push({ relay, token: copyBytes(token) })
   }
-  return { candidates, circuits }
+  const nat = all.optional('n', (name) => all.list(name, { max: 3 }))
+  const punch = all.optional('g', (name) => all.list(name, { max: 2 }))
+  const webrtc = all.optional('w', (name) => copyBytes(all.bytes(name, { max: MAX_DESCRIPTION_BYTES })))
+  const rendezvousRttMs = all.optional('l', (name) => all.integer(name, { min: 0, max: MAX_RENDEZVOUS_RTT_MS }))
+  const hidden = all.optional('h', (name) => all.boolean(name))
+  return {
+    candidates,
+    circuits,
+    ...(hidden === undefined ? {} : { hidden }),
+    ...(nat === undefined ? {} : { nat: readNat(tuple(nat, 3)) }),
+    ...(rendezvousRttMs === undefined ? {} : { rendezvousRttMs }),
+    ...(webrtc === undefined ? {} : { webrtc }),
+    ...(punch === undefined ? {} : { punch: readPunch(tuple(punch, 2)) }),
+  }
+}
+
+function readNat([tcp, udp, step]: readonly unknown[]): NatHint {
+  return {
+    tcp: MAPPINGS[integer(tcp, 0, MAPPINGS.length - 1)]!,
+    udp: MAPPINGS[integer(udp, 0, MAPPINGS.length - 1)]!,
+    step: integer(step, -MAX_STEP, MAX_STEP),
+  }
+}
+
+function readPunch([round, ready]: readonly unknown[]): { round: number; ready: boolean } {
+  return { round: integer(round, 0, 0xffff), ready: integer(ready, 0, 1) === 1 }
+}
+
+function integer(value: unknown, min: number, max: number): number {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < min || value > max) throw malformed()
+  return value
 }
 
 function tuple(value: unknown, length: number): readonly unknown[] {

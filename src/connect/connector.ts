@@ -6,32 +6,55 @@
  *
  * - The dialling side opens its end of the circuit while the offer is still on its way, and attaches with the answer.
  * - Both sides know the session before any path exists, so either may open one to the other.
+ * - What is found beyond that is the business of `upgrade.ts`.
  * - Two peers that dial each other at once: the offer of the one with the smaller id stands, the other's is dropped.
  */
+import { createHash } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { createOffer, type Offer, openOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import { parseHostPort, scopeOf } from '../network/address.ts'
-import { connectTcp, FramedPath, type Path, RelayPath, SocketPipe } from '../path/index.ts'
-import { Session, type Stream } from '../session/index.ts'
+import type { UdpSocket } from '../network/udp-socket.ts'
+import { FramedPath, type Path, RelayPath } from '../path/index.ts'
+import { type Explanation, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
-import { type Candidate, type CircuitOffer, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
+import { type CircuitOffer, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
+import type { BirthdayBudget } from './punch-udp.ts'
+import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
 import type { Reservation } from './reservation.ts'
+import { Upgrade, type Vantage, type Way, wayOf } from './upgrade.ts'
 import { dialServer, parseServerAddress, type parseServerUrl } from './url.ts'
+import { explain } from './why.ts'
 
-/** Which ways may be used: everything, relays only (no address of ours is told), or no relay at all. */
-export type Via = 'auto' | 'relay' | 'direct'
+/**
+ * Which ways may be used: everything; relays only (no address of ours is told); no relay at all; or one kind of direct
+ * path alone.
+ */
+export type Via = 'auto' | 'relay' | 'direct' | Way
 
-/** ms for one path to be opened: a TCP connection that has sent its SYN three times will hardly come. */
-const PATH_ATTEMPT_MS = 8_000
+/** The direct ways that may be used. */
+function waysOf(via: Via): ReadonlySet<Way> {
+  switch (via) {
+    case 'auto':
+    case 'direct':
+      return new Set(['tcp', 'udp', 'webrtc'])
+    case 'relay':
+      return new Set()
+    default:
+      return new Set([via])
+  }
+}
 
-/** ms that the answering side leaves the dialling side to attach a direct path before it tries itself. */
-const ANSWERER_DELAY_MS = 250
+/** Longest wait before the answering side begins: half of the longest round trip to a rendezvous that is believed. */
+const MAX_FIRE_IN_MS = 1_000
 
-/** ms between the starts of direct attempts, best candidate first: RFC 8305 section 5 allows 100 to 2000. */
-const STAGGER_MS = 100
+/** Answers remembered for offers that come again, by another medium or because an answer was lost. */
+const MAX_ANSWERS = 1_024
+
+/** ms that they are remembered: as long as offers are resent. */
+const ANSWER_MEMORY_MS = 30_000
 
 /** Sessions at once with one peer, and in all; more inbound ones are refused. */
 const MAX_SESSIONS_PER_PEER = 8
@@ -46,12 +69,16 @@ export interface ConnectorOptions {
   /** ms that a session may be without a path. @default 5_000 */
   readonly pathlessMs?: number | undefined
   readonly onStream: (session: Session, stream: Stream) => void
-  /** Media that work now. */
-  readonly signaling: () => readonly Signaling[]
-  /** Relays where we hold a reservation now. */
-  readonly reservations: () => readonly Reservation[]
-  /** Where we listen, best first. */
-  readonly candidates: () => readonly Candidate[]
+  /** Media that work now. `hidden`: only those that do not tell our address. */
+  readonly signaling: (options: { hidden: boolean }) => readonly Signaling[]
+  /** What we know of ourselves. */
+  readonly vantage: () => Vantage
+  /** Asks the reflectors anew. */
+  readonly refresh: (signal: AbortSignal) => Promise<void>
+  readonly openUdp: () => Promise<UdpSocket>
+  readonly birthday?: BirthdayBudget | false | undefined
+  /** Which ways may be used by sessions that others dial. */
+  readonly answerVia: Via
   /** True when this machine is to be found on loopback. */
   readonly loopback: () => boolean
   /** Relays of our own choice: these may have any address. */
@@ -60,7 +87,15 @@ export interface ConnectorOptions {
   readonly maxSessions?: number | undefined
 }
 
+export interface DialOptions {
+  readonly via: Via
+  /** Where circuits may be had, best first. */
+  readonly relays: readonly Reservation[]
+  readonly signal: AbortSignal
+}
+
 interface Dialling {
+  readonly via: Via
   readonly promise: Promise<Session>
   /** Ends the dial with a session that came the other way. */
   readonly settle: (session: Session) => void
@@ -73,10 +108,10 @@ export class Connector {
   readonly #sessions = new Map<string, Session>()
   readonly #byPeer = new Map<PeerId, Set<Session>>()
   readonly #dialling = new Map<PeerId, Dialling>()
-  /** Sessions in which no address of ours may show: we neither tell any nor dial any. */
-  readonly #relayOnly = new WeakSet<Session>()
-  /** Sessions whose further candidates are being dialled, and the set that came meanwhile. */
-  readonly #told = new Map<Session, Uint8Array | undefined>()
+  /** The search for direct paths of each session. Where there is none, no address of ours may show. */
+  readonly #upgrades = new WeakMap<Session, Upgrade>()
+  /** What was answered to which offer, by its hash: one that comes again gets the same answer. */
+  readonly #answers = new Map<string, { readonly at: number; readonly answer: Promise<Uint8Array | undefined> }>()
   readonly #closing = new AbortController()
 
   constructor(options: ConnectorOptions) {
@@ -107,9 +142,10 @@ export class Connector {
    * A session with `to`, by signaling: resolves as soon as both sides own the keys; paths follow.
    * @throws PeerlineError `ERR_PEERLINE_NO_ADDRESS`, `ERR_PEERLINE_OFFLINE`, the other side's refusal, …
    */
-  dial(to: PeerId, via: Via, signal: AbortSignal): Promise<Session> {
+  dial(to: PeerId, options: DialOptions): Promise<Session> {
+    const { via, signal } = options
     const running = this.#dialling.get(to)
-    if (running !== undefined) return untilAborted(running.promise, signal, `dialling ${to}`)
+    if (running?.via === via) return untilAborted(running.promise, signal, `dialling ${to}`)
     const cancel = new AbortController()
     let settle: Dialling['settle'] = () => {}
     const promise = new Promise<Session>((resolve, reject) => {
@@ -117,43 +153,71 @@ export class Connector {
         resolve(session)
         cancel.abort()
       }
-      this.#dial(to, via, AbortSignal.any([signal, cancel.signal, this.#closing.signal])).then(resolve, reject)
-    }).finally(() => this.#dialling.delete(to))
-    this.#dialling.set(to, { promise, settle })
-    return promise
+      const either = AbortSignal.any([signal, cancel.signal, this.#closing.signal])
+      this.#dial(to, { ...options, signal: either }).then(resolve, reject)
+    })
+    // Only one of several can be settled from the other side: the first.
+    if (running !== undefined) return promise
+    this.#dialling.set(to, { via, promise, settle })
+    return promise.finally(() => this.#dialling.delete(to))
   }
 
-  async #dial(to: PeerId, via: Via, signal: AbortSignal): Promise<Session> {
-    const media = this.#options.signaling()
+  async #dial(to: PeerId, { via, relays, signal }: DialOptions): Promise<Session> {
+    const media = this.#options.signaling({ hidden: via === 'relay' })
     if (media.length === 0) {
       throw new PeerlineError(
         'ERR_PEERLINE_NO_ADDRESS',
         `no way to signal ${to}: no rendezvous and no address is known`,
       )
     }
-    const relays = via === 'direct' ? [] : this.#options.reservations().slice(0, MAX_CIRCUITS)
-    const minted = relays.map((reservation) => reservation.mint())
+    const ways = waysOf(via)
+    const minted = relays.slice(0, MAX_CIRCUITS).map((reservation) => reservation.mint())
+    const body = this.#body(ways)
     const offer = createOffer(this.#options.identity, to, {
-      body: encodeBody({
-        candidates: via === 'relay' ? [] : this.#options.candidates(),
-        circuits: minted.map((circuit) => circuit.offer),
-      }),
+      body: encodeBody({ ...body, circuits: minted.map((circuit) => circuit.offer) }),
     })
     const circuits = minted.map(({ own, offer: { relay } }) => this.#openCircuit(relay, own, signal))
     for (const circuit of circuits) circuit.catch(() => {})
     try {
-      const { keys, body } = await this.#exchange(media, offer, signal)
+      const { keys, body: answered } = await this.#exchange(media, offer, signal)
+      const remote = decodeBody(answered)
       const session = this.#newSession(keys, to)
-      if (via === 'relay') this.#relayOnly.add(session)
-      const { candidates } = decodeBody(body)
-      const attempts = circuits.map(async (circuit) => session.attach(await circuit))
-      if (via !== 'relay') attempts.push(this.#dialCandidates(session, candidates))
-      void this.#watch(session, attempts, via !== 'relay' && this.#options.candidates().length > 0)
+      const attached = circuits.map(async (circuit) => session.attach(await circuit))
+      const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0)
+      void this.#watch(session, attached, upgrade, upgrade?.begin(remote, 0))
       return session
     } catch (error) {
       for (const circuit of circuits) circuit.then((path) => path.destroy()).catch(() => {})
       throw error
     }
+  }
+
+  /** What we tell of ourselves where only `ways` may be used: nothing at all where none may. */
+  #body(ways: ReadonlySet<Way>): Partial<ConnectionBody> {
+    if (ways.size === 0) return { hidden: true }
+    const { candidates, nat, rendezvousRttMs } = this.#options.vantage()
+    return { candidates: candidates.filter(({ kind }) => ways.has(wayOf(kind))), nat, rendezvousRttMs }
+  }
+
+  /** Makes the search for direct paths of a session; none where no address of ours may show. */
+  #seek(session: Session, keys: SessionKeys, ways: ReadonlySet<Way>, relayed: boolean): Upgrade | undefined {
+    if (ways.size === 0) return undefined
+    const { vantage, refresh, openUdp, loopback, birthday } = this.#options
+    const upgrade = new Upgrade({
+      session,
+      keys,
+      ways,
+      relayed,
+      vantage,
+      refresh,
+      openUdp,
+      accept: (path) => void this.acceptor.accept(path),
+      loopback,
+      birthday,
+      closing: this.#closing.signal,
+    })
+    this.#upgrades.set(session, upgrade)
+    return upgrade
   }
 
   /** The first genuine answer that any medium brings. */
@@ -166,9 +230,21 @@ export class Connector {
     const each = AbortSignal.any([signal, done.signal])
     try {
       return await Promise.any(
-        media.map(async (medium) =>
-          offer.complete(await medium.exchange(offer.to, offer.requestId, offer.message, { signal: each })),
-        ),
+        media.map(async (medium) => {
+          let completed: ReturnType<Offer['complete']> | undefined
+          const accept = (answer: Uint8Array): boolean => {
+            try {
+              completed = offer.complete(answer)
+              return true
+            } catch (error) {
+              // A genuine refusal ends it; what anybody may have sent does not.
+              if (offer.answered) throw error
+              return false
+            }
+          }
+          const answer = await medium.exchange(offer.to, offer.requestId, offer.message, { signal: each, accept })
+          return completed ?? offer.complete(answer)
+        }),
       )
     } catch (error) {
       if (signal.aborted) throw abortError(signal, `dialling ${offer.to}`)
@@ -181,20 +257,45 @@ export class Connector {
   }
 
   /** Ends a session whose every attempt failed, when the other side has no way in either: nobody need wait. */
-  async #watch(session: Session, attempts: readonly Promise<void>[], reachable: boolean): Promise<void> {
-    const outcomes = await Promise.allSettled(attempts)
+  async #watch(
+    session: Session,
+    circuits: readonly Promise<void>[],
+    upgrade: Upgrade | undefined,
+    direct: Promise<void> | undefined,
+  ): Promise<void> {
+    const outcomes = await Promise.allSettled(circuits)
     const failures = outcomes.filter((outcome) => outcome.status === 'rejected')
-    if (reachable || failures.length < outcomes.length || session.state !== 'connecting') return
-    const reasons = failures.map(({ reason }) => (reason as Error).message).join('; ')
-    session.abort(
-      new PeerlineError('ERR_PEERLINE_NO_PATH', `no path to ${session.peer} worked: ${reasons || 'none was offered'}`),
-    )
+    if (failures.length < outcomes.length) return
+    await direct
+    const reachable = upgrade !== undefined && this.#options.vantage().candidates.some(({ kind }) => kind === 'tcp')
+    if (reachable || session.state !== 'connecting' || session.paths.length > 0) return
+    const reasons = [...failures.map(({ reason }) => reason as Error), upgrade?.failure()]
+    const why = reasons.flatMap((reason) => reason?.message ?? []).join('; ') || 'none was offered'
+    session.abort(new PeerlineError('ERR_PEERLINE_NO_PATH', `no path to ${session.peer} worked: ${why}`))
   }
 
   // ---- the answering side ----
 
-  /** Answers an offer that a medium brought. Never rejects; undefined means silence. */
-  async answer(message: Uint8Array): Promise<Uint8Array | undefined> {
+  /**
+   * Answers an offer that a medium brought. Never rejects; undefined means silence. An offer that comes again, by another
+   * medium or because the answer was lost, gets the same answer.
+   * @param near the medium takes no time to speak of
+   */
+  answer(message: Uint8Array, { near = false } = {}): Promise<Uint8Array | undefined> {
+    const now = performance.now()
+    for (const [hash, { at }] of this.#answers) {
+      if (now - at < ANSWER_MEMORY_MS && this.#answers.size < MAX_ANSWERS) break
+      this.#answers.delete(hash)
+    }
+    const hash = createHash('sha256').update(message).digest('base64')
+    const known = this.#answers.get(hash)
+    if (known !== undefined) return known.answer
+    const answer = this.#answer(message, near)
+    this.#answers.set(hash, { at: now, answer })
+    return answer
+  }
+
+  async #answer(message: Uint8Array, near: boolean): Promise<Uint8Array | undefined> {
     try {
       const offer = openOffer(this.#options.identity, message, { replay: this.#replay })
       const { from } = offer
@@ -210,12 +311,16 @@ export class Connector {
           return this.#options.tellRefusals ? offer.refuse(error.code, error.message) : undefined
         }
       }
-      const { candidates, circuits } = decodeBody(offer.body)
-      const body = encodeBody({ candidates: this.#options.candidates(), circuits: [] })
-      const { message: answer, keys } = offer.accept(body)
+      const remote = decodeBody(offer.body)
+      // Whoever hides will dial none of our addresses: it need not see them.
+      const ways = waysOf(remote.hidden ? 'relay' : this.#options.answerVia)
+      const body = this.#body(ways)
+      const { message: answer, keys } = offer.accept(encodeBody(body))
       const session = this.#newSession(keys, from)
-      this.#joinCircuits(circuits)
-      void this.#dialLater(session, candidates)
+      this.#joinCircuits(remote.circuits)
+      const travel = near ? 0 : ((remote.rendezvousRttMs ?? 0) + (body.rendezvousRttMs ?? 0)) / 2
+      const upgrade = this.#seek(session, keys, ways, remote.circuits.length > 0)
+      void upgrade?.begin(remote, Math.min(travel, MAX_FIRE_IN_MS))
       own?.settle(session)
       return answer
     } catch {
@@ -249,73 +354,20 @@ export class Connector {
     }
   }
 
-  async #dialLater(session: Session, candidates: readonly Candidate[]): Promise<void> {
-    if (candidates.length === 0) return
-    try {
-      await pause(ANSWERER_DELAY_MS, this.#closing.signal)
-      if (session.state !== 'closed' && !session.paths.includes('tcp')) await this.#dialCandidates(session, candidates)
-    } catch {
-      // The session stays on what it has.
-    }
-  }
-
   // ---- paths ----
 
-  /** More candidates of the other side, told within the session: one set at a time, and then the latest, if any. */
-  async onCandidates(session: Session, bytes: Uint8Array): Promise<void> {
-    if (this.#relayOnly.has(session)) return
-    const running = this.#told.has(session)
-    this.#told.set(session, bytes)
-    if (running) return
+  /** The other side told more of itself, within the session. */
+  #onCandidates(session: Session, bytes: Uint8Array): void {
     try {
-      for (let now: Uint8Array | undefined = bytes; now !== undefined; now = this.#told.get(session)) {
-        this.#told.set(session, undefined)
-        if (session.state === 'closed') break
-        // When none opens, the session stays on what it has.
-        await this.#dialCandidates(session, decodeBody(now).candidates).catch(() => {})
-      }
+      this.#upgrades.get(session)?.onBody(decodeBody(bytes))
     } catch {
       // A malformed set is as good as none.
-    } finally {
-      this.#told.delete(session)
     }
   }
 
-  /** Tells the other side where we are to be found, unless it is not to know. */
-  tellCandidates(session: Session): void {
-    if (this.#relayOnly.has(session)) return
-    session.sendCandidates(encodeBody({ candidates: this.#options.candidates(), circuits: [] }))
-  }
-
-  /** Attaches the first of `candidates` that opens. @throws when none does */
-  async #dialCandidates(session: Session, candidates: readonly Candidate[]): Promise<void> {
-    const loopback = this.#options.loopback()
-    const allowed = candidates.filter(({ host }) => mayDial(host, { loopback }))
-    if (allowed.length === 0) throw new PeerlineError('ERR_PEERLINE_NO_PATH', 'no address of the peer may be dialled')
-    session.attach(await this.#race(allowed, this.#closing.signal))
-  }
-
-  /** The first of several addresses to open, tried in order of preference a moment apart. */
-  async #race(candidates: readonly { host: string; port: number }[], signal: AbortSignal): Promise<Path> {
-    const won = new AbortController()
-    const stop = AbortSignal.any([signal, won.signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
-    // One listener for each candidate is no leak, and no cause for a warning on somebody's terminal.
-    setMaxListeners(0, stop)
-    const attempts = candidates.map(async ({ host, port }, at) => {
-      if (at > 0) await pause(at * STAGGER_MS, stop)
-      const socket = await connectTcp(host, port, { signal: stop })
-      if (won.signal.aborted) {
-        socket.destroy()
-        throw abortError(won.signal, 'dialling')
-      }
-      won.abort()
-      return new FramedPath('tcp', new SocketPipe(socket))
-    })
-    try {
-      return await Promise.any(attempts)
-    } catch (error) {
-      throw (error as AggregateError).errors[0]
-    }
+  /** The search for direct paths of a session; none where no address of ours may show. */
+  upgradeOf(session: Session): Upgrade | undefined {
+    return this.#upgrades.get(session)
   }
 
   async #openCircuit(relay: string, token: Uint8Array, signal: AbortSignal): Promise<RelayPath> {
@@ -330,22 +382,27 @@ export class Connector {
    * @throws PeerlineError of the first address
    */
   async dialDirect(to: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
-    const path = await this.#race(
+    const path = await raceTcp(
       addresses.map((address) => parseHostPort(address)),
       signal,
     )
     return this.#handshake(to, path, signal)
   }
 
-  /** A session with a server, over what its URL says. */
-  async dialServer(url: ReturnType<typeof parseServerUrl>, signal: AbortSignal): Promise<Session> {
-    const pipe = await dialServer(url, { signal: AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)]) })
+  /** A session with a server, over what its URL says, from a port of our choice if there is one. */
+  async dialServer(
+    url: ReturnType<typeof parseServerUrl>,
+    options: { signal: AbortSignal; localPort?: number | undefined },
+  ): Promise<Session> {
+    const { signal, localPort } = options
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
+    const pipe = await dialServer(url, { signal: limited, localPort })
     return this.#handshake(url.peer, new FramedPath('tcp', pipe), signal, true)
   }
 
   /** A session with whoever answers at an address (`host:port`); the caller decides what it thinks of it. */
   async discover(address: string, signal: AbortSignal): Promise<Session> {
-    const path = await this.#race([parseHostPort(address)], signal)
+    const path = await raceTcp([parseHostPort(address)], signal)
     const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal })
     const session = this.#newSession(keys, peer)
     session.adopt(path, true)
@@ -378,14 +435,26 @@ export class Connector {
       keys,
       peer,
       onStream: (stream) => this.#options.onStream(session, stream),
+      explain: () => this.#explain(session),
       ...(pathlessMs === undefined ? {} : { pathlessMs }),
     })
     this.#sessions.set(session.id, session)
     session.addEventListener('close', () => this.#sessions.delete(session.id))
     if (!server) this.#fileUnderPeer(session)
-    session.addEventListener('candidates', (event) => void this.onCandidates(session, event.detail))
+    session.addEventListener('candidates', (event) => this.#onCandidates(session, event.detail))
     this.#options.onSession(session, { server })
     return session
+  }
+
+  #explain(session: Session): Explanation {
+    const upgrade = this.#upgrades.get(session)
+    return explain({
+      session,
+      vantage: this.#options.vantage(),
+      remote: upgrade?.remote,
+      attempts: upgrade?.attempts ?? [],
+      hidden: upgrade === undefined,
+    })
   }
 
   #fileUnderPeer(session: Session): void {
@@ -419,21 +488,5 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: string)
     if (signal.aborted) return onAbort()
     signal.addEventListener('abort', onAbort)
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-  })
-}
-
-/** Waits `ms`, or rejects when the signal fires. */
-function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => {
-      clearTimeout(timer)
-      reject(abortError(signal, 'waiting'))
-    }
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', onAbort)
-      resolve()
-    }, ms)
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort)
   })
 }

@@ -1,5 +1,15 @@
 export type { Admit } from './acceptor.ts'
-export { type Candidate, decodeBody, encodeBody, mayDial } from './candidate.ts'
+export {
+  type Candidate,
+  type CandidateKind,
+  type ConnectionBody,
+  decodeBody,
+  encodeBody,
+  mayDial,
+  type NatHint,
+} from './candidate.ts'
 export { Connector, type ConnectorOptions, type Via } from './connector.ts'
+export type { BirthdayBudget } from './punch-udp.ts'
 export { MAX_RELAY_MESSAGE_BYTES, RELAY_PROTOCOL, Reservation } from './reservation.ts'
+export type { Vantage, Way } from './upgrade.ts'
 export { DEFAULT_PORT, parseServerAddress, parseServerUrl, type ServerUrl } from './url.ts'

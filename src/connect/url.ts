@@ -58,7 +58,10 @@ export function parseServerUrl(text: string): ServerUrl & { readonly peer: PeerI
  * Opens a byte pipe to a server.
  * @throws PeerlineError `ERR_PEERLINE_UNREACHABLE`, `ERR_PEERLINE_TLS`, or what the signal says
  */
-export async function dialServer(url: ServerUrl, options: { signal: AbortSignal }): Promise<Pipe> {
+export async function dialServer(
+  url: ServerUrl,
+  options: { signal: AbortSignal; localPort?: number | undefined },
+): Promise<Pipe> {
   if (url.scheme === 'tcp') return new SocketPipe(await connectTcp(url.host, url.port, options))
   return connectWebSocket(url.address, options)
 }

@@ -17,13 +17,13 @@ export const CONNECTIONS_PER_SOURCE: Rate = { rate: 200, burst: 2_000 }
 export class Listener {
   readonly #server: net.Server
   readonly #host: string
-  readonly #port: number
+  readonly port: number
 
   private constructor(server: net.Server) {
     const address = server.address() as net.AddressInfo
     this.#server = server
     this.#host = address.address
-    this.#port = address.port
+    this.port = address.port
   }
 
   /**
@@ -43,7 +43,7 @@ export class Listener {
 
   /** `host:port` as it was bound. */
   get address(): string {
-    return formatHostPort(this.#host, this.#port)
+    return formatHostPort(this.#host, this.port)
   }
 
   /** True when it is bound to loopback alone. */
@@ -53,7 +53,7 @@ export class Listener {
 
   /** The addresses at which others may find it. `loopback`: also those of this machine alone. */
   candidates(loopback: boolean): Candidate[] {
-    const port = this.#port
+    const { port } = this
     if (scopeOf(this.#host) !== 'unspecified') return [{ kind: 'tcp', host: this.#host, port }]
     const both = this.#host.includes(':')
     return localAddresses({ loopback })

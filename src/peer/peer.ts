@@ -1,20 +1,34 @@
 /**
  * The peer: one identity, its sessions, and what it answers to. The facade that wires the rooms below.
  */
-import { type Candidate, Connector, parseServerUrl, type Via } from '../connect/index.ts'
+import {
+  type BirthdayBudget,
+  type Candidate,
+  Connector,
+  parseServerAddress,
+  parseServerUrl,
+  Reservation,
+  type Via,
+} from '../connect/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
-import { parseHostPort, scopeOf } from '../network/address.ts'
+import { parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
+import type { NatView } from '../network/nat.ts'
 import type { FramedPath } from '../path/index.ts'
 import { Firewall, type FirewallOptions } from '../policy/firewall.ts'
 import { type RequestHandler, type RequestOptions, request, serveRequest } from '../protocol/index.ts'
 import { type Session, type Stream, StreamCode, TypedEventTarget } from '../session/index.ts'
+import { Lan } from '../signaling/index.ts'
 import { Listener } from './listener.ts'
+import { Reachability } from './reachability.ts'
 import { RendezvousLink } from './rendezvous-link.ts'
 
 /** ms for a dial from first to last, when the caller sets no signal of its own. */
 const CONNECT_MS = 30_000
+
+/** Local ports tried for a rendezvous, when one is in use. */
+const PORT_ATTEMPTS = 4
 
 /** ms that known addresses get before the rendezvous is asked as well. */
 const DIRECT_FIRST_MS = 3_000
@@ -34,6 +48,21 @@ export interface PeerOptions {
   readonly listed?: boolean
   /** Sessions open at once. @default 10_000 */
   readonly maxSessions?: number
+  /**
+   * Ways that sessions may use, whoever dials, unless a dial says otherwise. `relay`: no address of this peer is ever
+   * told to anybody but its rendezvous. @default 'auto'
+   */
+  readonly via?: Via
+  /** Use UDP, where the optional package `udx-native` is installed. @default true */
+  readonly udp?: boolean
+  /** Find peers on the local network by multicast. @default true, unless every rendezvous is on this machine */
+  readonly lan?: boolean
+  /** Ask the router to map our ports (UPnP, NAT-PMP, PCP). @default as `lan` */
+  readonly portMapping?: boolean
+  /** STUN servers (`host:port`) to ask for our address, besides those of the rendezvous. @default none */
+  readonly reflectors?: readonly string[]
+  /** The search for the way to a NAT with random ports: its budget, or false for none. @default 256 sockets, 1,000 probes/s, 5 s */
+  readonly birthday?: BirthdayBudget | false
   /** @internal Takes paths that ask for a circuit: what makes a relay. */
   readonly onCircuit?: (path: FramedPath, circuit: Uint8Array) => void
   /** @internal ms that a session may be without a path: a server wants to know at once who has gone. @default 5_000 */
@@ -43,8 +72,13 @@ export interface PeerOptions {
 export interface ConnectOptions {
   /** Known addresses of the peer (`host:port`), tried first. */
   readonly addresses?: readonly string[]
-  /** `relay`: only relays, and none of our addresses is told; `direct`: no relay. @default 'auto' */
+  /**
+   * `relay`: only relays, and none of our addresses is told; `direct`: no relay; `tcp`, `udp`, `webrtc`: only direct
+   * paths of that kind. @default the peer's
+   */
   readonly via?: Via
+  /** The relay to use, by its URL, before others; `exclusive`: no other, and no direct path. @default those of the rendezvous */
+  readonly relay?: { readonly url: string; readonly exclusive?: boolean }
   /** Ends the attempt. @default after 30 s */
   readonly signal?: AbortSignal
 }
@@ -77,6 +111,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** Sessions that we dialled to servers. */
   readonly #servers = new WeakSet<Session>()
   readonly #loopbackRendezvous: boolean
+  readonly #via: Via
+  readonly #reachability: Reachability
+  #lan: Lan | undefined
+  #stopWatching: (() => void) | undefined
+  /** Reservations at relays that were chosen for a dial, by address. */
+  readonly #chosenRelays = new Map<string, Promise<Reservation>>()
   /** The latest failure of each link, for whoever waits to be online. */
   readonly #failures = new Map<string, PeerlineError>()
   readonly #closing = new AbortController()
@@ -86,6 +126,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.identity = identity
     this.firewall = new Firewall(options.firewall)
     this.#loopbackRendezvous = urls.some(({ host }) => host === 'localhost' || scopeOf(host) === 'loopback')
+    this.#via = options.via ?? 'auto'
+    const near = options.lan ?? !this.#loopbackRendezvous
+    this.#reachability = new Reachability({
+      listeners: () => this.#listeners,
+      links: () => this.#links,
+      loopback: () => this.#loopback,
+      reflectors: options.reflectors ?? [],
+      udp: options.udp !== false && this.#via !== 'relay' && this.#via !== 'tcp',
+      portMapping: (options.portMapping ?? near) && this.#via !== 'relay',
+      onChange: () => this.#tellChange(),
+    })
     this.#connector = new Connector({
       identity,
       admit: (from, how) => this.firewall.admit({ from, how }),
@@ -93,9 +144,16 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       onSession: (session, { server }) => this.#onSession(session, server),
       pathlessMs: options.pathlessMs,
       onStream: (session, stream) => this.#onStream(session, stream),
-      signaling: () => this.#links.flatMap(({ rendezvous }) => rendezvous ?? []),
-      reservations: () => this.#links.flatMap(({ reservation }) => (reservation?.live ? reservation : [])),
-      candidates: () => this.#candidates(),
+      signaling: ({ hidden }) => [
+        // Who is heard on the local network has told its address.
+        ...(hidden || this.#lan === undefined ? [] : [this.#lan]),
+        ...this.#links.flatMap(({ rendezvous }) => rendezvous ?? []),
+      ],
+      vantage: () => this.#reachability.view(),
+      refresh: (signal) => this.#reachability.refresh(signal),
+      openUdp: this.#reachability.openUdp,
+      birthday: options.birthday,
+      answerVia: this.#via,
       loopback: () => this.#loopback,
       knownRelays: () => this.#links.map(({ address }) => address),
       onCircuit: options.onCircuit,
@@ -116,20 +174,29 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       (options.identityFile === undefined ? Identity.generate() : await loadOrCreateIdentity(options.identityFile))
     const peer = new Peer(identity, options, urls)
     try {
-      for (const address of options.listen ?? [':0']) await peer.listen(address)
+      // Who is to be reached through relays alone need not listen.
+      for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
+      await peer.#reachability.start()
+      if (options.lan ?? (urls.length > 0 && !peer.#loopbackRendezvous)) await peer.#joinLan(options.listed ?? true)
     } catch (error) {
       await peer.close()
       throw error
     }
+    peer.#stopWatching = watchAddresses(() => {
+      void peer.#reachability.networkChanged()
+      void peer.#lan?.refresh()
+      peer.#tellChange()
+    })
     peer.#links = urls.map(
       (url) =>
         new RendezvousLink({
           url,
           listed: options.listed ?? true,
-          dial: (to, signal) => peer.#connector.dialServer(to, signal),
+          dial: (to, signal) => peer.#dialServer(to, signal),
           onOffer: (offer) => peer.#connector.answer(offer),
           onOnline: () => {
             peer.#failures.delete(url.address)
+            void peer.#reachability.onOnline()
             peer.emit('online', { rendezvous: url.address })
           },
           onOffline: (error, retryMs) => {
@@ -168,10 +235,38 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       throw closedError()
     }
     this.#listeners.push(listener)
-    for (const session of this.sessions) {
-      if (!this.#servers.has(session)) this.#connector.tellCandidates(session)
-    }
+    for (const session of this.sessions) this.#connector.upgradeOf(session)?.tell()
     return listener.address
+  }
+
+  /** Finds peers on the local network, and is found there. Without multicast there is none of that. */
+  async #joinLan(answering: boolean): Promise<void> {
+    if (this.#via === 'relay') return
+    const onOffer = (offer: Uint8Array) => this.#connector.answer(offer, { near: true })
+    const lan = await Lan.open({ onOffer, answering }).catch(() => undefined)
+    if (this.#closing.signal.aborted) await lan?.close()
+    else this.#lan = lan
+  }
+
+  /** The ways to us have changed: sessions that want a better path seek it anew. */
+  #tellChange(): void {
+    for (const session of this.sessions) this.#connector.upgradeOf(session)?.again()
+  }
+
+  /** Dials a server from the port whose mapping it is to tell us, or another one if that is in use. */
+  async #dialServer(
+    url: ReturnType<typeof parseServerUrl>,
+    signal: AbortSignal,
+  ): Promise<{ session: Session; localPort: number }> {
+    for (let attempt = 1; ; attempt++) {
+      const localPort = this.#reachability.tcpPort
+      try {
+        return { session: await this.#connector.dialServer(url, { signal, localPort }), localPort }
+      } catch (error) {
+        if ((error as PeerlineError).code !== 'ERR_PEERLINE_ADDRESS_IN_USE' || attempt === PORT_ATTEMPTS) throw error
+        if (localPort === this.#reachability.tcpPort) this.#reachability.changeTcpPort()
+      }
+    }
   }
 
   /**
@@ -206,6 +301,21 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     })
   }
 
+  /** How the NAT in front of this peer behaves, as far as it is known. */
+  get nat(): NatView {
+    return this.#reachability.nat
+  }
+
+  /** The ways to this peer that it tells others, best first. */
+  get candidates(): readonly Candidate[] {
+    return this.#reachability.view().candidates
+  }
+
+  /** Resolves when this peer has asked what others see of it; {@link nat} and {@link candidates} say what came of it. */
+  async settled(): Promise<void> {
+    await this.#reachability.onOnline()
+  }
+
   // ---- dialling ----
 
   /**
@@ -228,13 +338,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     const id = parsePeerId(to)
     if (id === this.id) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a peer cannot dial itself')
     if (this.#closing.signal.aborted) throw closedError()
-    const { via = 'auto', addresses = [] } = options
+    const { relay, addresses = [] } = options
+    const via = relay?.exclusive ? 'relay' : (options.via ?? this.#via)
     const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
-    if (via === 'auto') {
+    if (this.#via === 'relay' && via !== 'relay') {
+      throw new PeerlineError('ERR_PEERLINE_INVALID', 'this peer was made to use relays alone')
+    }
+    if (via === this.#via && relay === undefined) {
       const open = this.#connector.find(id)
       if (open !== undefined) return open
     }
-    if (addresses.length > 0 && via !== 'relay') {
+    if (addresses.length > 0 && (via === 'auto' || via === 'direct' || via === 'tcp')) {
       const alone = this.#links.length === 0
       const limited = alone ? signal : AbortSignal.any([signal, AbortSignal.timeout(DIRECT_FIRST_MS)])
       try {
@@ -245,8 +359,37 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         if (alone || signal.aborted || code === 'ERR_PEERLINE_DENIED') throw error
       }
     }
-    if (this.#links.length > 0) await this.online({ signal })
-    return this.#connector.dial(id, via, signal)
+    // The local network answers by itself, should no rendezvous be reached.
+    if (this.#links.length > 0 && this.#lan === undefined) await this.online({ signal })
+    return this.#connector.dial(id, { via, relays: await this.#relays(via, relay, signal), signal })
+  }
+
+  /** Where circuits for a dial may be had: at the chosen relay, and at those of the rendezvous unless that is exclusive. */
+  async #relays(via: Via, chosen: ConnectOptions['relay'], signal: AbortSignal): Promise<Reservation[]> {
+    if (via !== 'auto' && via !== 'relay') return []
+    const own = this.#links.flatMap(({ reservation }) => (reservation?.live ? reservation : []))
+    if (chosen === undefined) return own
+    const { address } = parseServerAddress(chosen.url)
+    const first =
+      own.find((reservation) => reservation.address === address) ?? (await this.#reserveAt(chosen.url, signal))
+    return chosen.exclusive ? [first] : [first, ...own.filter((reservation) => reservation !== first)]
+  }
+
+  /** A reservation at a relay that is none of our rendezvous; kept for the next dial. */
+  async #reserveAt(text: string, signal: AbortSignal): Promise<Reservation> {
+    const url = parseServerUrl(text)
+    const known = this.#chosenRelays.get(url.address)
+    if (known !== undefined) {
+      const reservation = await known.catch(() => undefined)
+      if (reservation?.live) return reservation
+    }
+    const reserving = this.#connector.dialServer(url, { signal }).then(async (session) => {
+      session.addEventListener('close', () => this.#chosenRelays.delete(url.address))
+      return Reservation.reserve(session, url.address, { signal })
+    })
+    this.#chosenRelays.set(url.address, reserving)
+    reserving.catch(() => this.#chosenRelays.delete(url.address))
+    return reserving
   }
 
   /**
@@ -318,20 +461,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return this.#loopbackRendezvous || this.#listeners.some(({ onLoopback }) => onLoopback)
   }
 
-  #candidates(): Candidate[] {
-    return this.#listeners.flatMap((listener) => listener.candidates(this.#loopback))
-  }
-
   // ---- the end ----
 
   /** Ends everything in order: no handle, timer or socket stays. When the signal fires, at once. */
   async close(options: { signal?: AbortSignal } = {}): Promise<void> {
     if (this.#closing.signal.aborted) return
     this.#closing.abort(closedError())
+    this.#stopWatching?.()
     for (const link of this.#links) link.close()
     const listening = this.#listeners.map((listener) => listener.close())
     await this.#connector.close(options)
-    await Promise.all(listening)
+    await Promise.all([...listening, this.#reachability.close(), this.#lan?.close()])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -22,7 +22,11 @@ const ONLINE_MS = 15_000
 export interface RendezvousLinkOptions {
   readonly url: ReturnType<typeof parseServerUrl>
   readonly listed: boolean
-  readonly dial: (url: ReturnType<typeof parseServerUrl>, signal: AbortSignal) => Promise<Session>
+  /** Dials the server; `localPort`: the port that it left from, when that was ours to choose. */
+  readonly dial: (
+    url: ReturnType<typeof parseServerUrl>,
+    signal: AbortSignal,
+  ) => Promise<{ session: Session; localPort: number | undefined }>
   readonly onOffer: OfferHandler
   readonly onOnline: () => void
   readonly onOffline: (error: PeerlineError, retryMs: number) => void
@@ -31,6 +35,10 @@ export interface RendezvousLinkOptions {
 export class RendezvousLink {
   /** Without the peer id. */
   readonly address: string
+  readonly host: string
+  readonly port: number
+  /** The local port of the connection, while online. */
+  localPort: number | undefined
   /** The registration, while online. */
   rendezvous: Rendezvous | undefined
   /** The reservation, while online at a server that is a relay too. */
@@ -44,15 +52,23 @@ export class RendezvousLink {
   constructor(options: RendezvousLinkOptions) {
     this.#options = options
     this.address = options.url.address
+    this.host = options.url.host
+    this.port = options.url.port
     void this.#run()
+  }
+
+  /** Round trip to the server, ms. */
+  get rttMs(): number | undefined {
+    return this.#session?.rttMs
   }
 
   async #run(): Promise<void> {
     const { url, dial, listed, onOffer } = this.#options
     const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(ONLINE_MS)])
     try {
-      const session = await dial(url, signal)
+      const { session, localPort } = await dial(url, signal)
       this.#session = session
+      this.localPort = localPort
       const name = `rendezvous ${url.address}`
       const [rendezvous, reservation] = await Promise.all([
         Rendezvous.register(session, { name, listed, onOffer, signal }),

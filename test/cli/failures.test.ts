@@ -149,7 +149,7 @@ describe('the peer', () => {
     const world = await World.make()
     await world.serve()
     const up = await world.ready('b', ['up', '--allow', 'all', '--listen', 'none'])
-    const ping = await world.run('a', ['ping', up.peerId, '--via', 'direct', '--listen', 'none', '--json'])
+    const ping = await world.run('a', ['ping', up.peerId, '--via', 'tcp', '--listen', 'none', '--json'])
     expect(ping.events.filter(({ event }) => event !== 'summary')).toEqual([])
     expect(ping.stderr).toMatch(/^peerline: no path to [^\n]+\n$/)
     expect(await ping.code()).toBe(EXIT.NO_PATH)

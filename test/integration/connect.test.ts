@@ -74,7 +74,8 @@ describe('dialling by public key', () => {
 describe('changing paths under a transfer', () => {
   test('relay, then direct TCP when an address appears, then the relay again when TCP is cut: nothing is lost', async () => {
     const sockets = watchSockets()
-    const { a, b } = await startWorld({ a: { listen: [] }, b: { listen: [] } })
+    const hidden = { listen: [], udp: false }
+    const { a, b } = await startWorld({ a: hidden, b: hidden })
     const sent = randomBytes(24 << 20)
     const changes: PathChange[] = []
     const digest = new Promise<string>((resolve, reject) => {
@@ -119,7 +120,8 @@ describe('changing paths under a transfer', () => {
     }
     await stream.end()
     expect(await digest).toBe(`${sent.length} ${createHash('sha256').update(sent).digest('hex')}`)
-    expect(changes).toEqual([
+    // And it seeks a direct path again by itself, which may be there before the end or not.
+    expect(changes.slice(0, 2)).toEqual([
       { from: 'relay', to: 'tcp', reason: 'better' },
       { from: 'tcp', to: 'relay', reason: 'lost' },
     ])

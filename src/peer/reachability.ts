@@ -1,0 +1,288 @@
+/**
+ * Where a peer is to be found: where it listens, the ports that its NAT maps, and how that NAT behaves.
+ *
+ *     listeners ──────────────────────────────┐
+ *     TCP port of the rendezvous connection ──┤
+ *     UDP socket, seen by reflectors ─────────┼──> candidates, for offers, answers and rounds of punching
+ *     mappings that the router was asked for ─┘
+ *
+ * - Nothing is asked while a dial waits: what others see is learned when a rendezvous is reached, and kept fresh.
+ * - The UDP socket sends a request every {@link KEEP_MAPPED_MS}, which holds its mapping, and tells when it has changed.
+ * - What is missing (no UDP here, no reflector, no router that maps) is left out: the rest serves.
+ */
+import type { Candidate, Vantage } from '../connect/index.ts'
+import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
+import { classifyTcp, type NatView, observeTcp, observeUdp, type TransportView } from '../network/nat.ts'
+import { resolveReflectors } from '../network/nat-reflectors.ts'
+import { PortMapper } from '../network/port-mapping.ts'
+import { reflectTcp, reflectUdp } from '../network/reflect.ts'
+import { UdpSocket } from '../network/udp-socket.ts'
+import type { Listener } from './listener.ts'
+import type { RendezvousLink } from './rendezvous-link.ts'
+
+/** ms between requests that hold the mapping of the UDP socket: below the 30 s of the shortest-lived NATs. */
+const KEEP_MAPPED_MS = 20_000
+
+/** ms for one fresh look at a port that a NAT counts up: two slow round trips, or else old numbers have to do. */
+const REFRESH_MS = 500
+
+/** Ports to dial rendezvous from: those that Linux takes ephemeral ones from, so that no service has them. */
+const FIRST_PORT = 32_768
+const LAST_PORT = 60_999
+
+const UNKNOWN: TransportView = { state: 'unknown', mapping: 'unknown', mapped: [] }
+
+export interface ReachabilityOptions {
+  readonly listeners: () => readonly Listener[]
+  readonly links: () => readonly RendezvousLink[]
+  /** True when this machine is to be found on loopback. */
+  readonly loopback: () => boolean
+  /** Reflectors besides the servers' own, `host:port`. */
+  readonly reflectors: readonly string[]
+  /** Open a UDP socket, where the optional package is installed. */
+  readonly udp: boolean
+  /** Ask the router to map our ports. */
+  readonly portMapping: boolean
+  /** The ways to us are others now. */
+  readonly onChange: () => void
+}
+
+export class Reachability {
+  /** The port that rendezvous are dialled from, so that its mapping is known. */
+  tcpPort: number = randomPort()
+  readonly #options: ReachabilityOptions
+  readonly #stop = new AbortController()
+  #udp: UdpSocket | undefined
+  #udpView: TransportView = UNKNOWN
+  #tcpView: TransportView = UNKNOWN
+  #mapper: PortMapper | undefined
+  #reflectors: readonly SocketAddress[] = []
+  #observing: Promise<void> | undefined
+  #keepTimer: ReturnType<typeof setInterval> | undefined
+
+  constructor(options: ReachabilityOptions) {
+    this.#options = options
+  }
+
+  /** Opens the UDP socket and asks the router for mappings. Never rejects: what is not to be had is left out. */
+  async start(): Promise<void> {
+    const { udp, portMapping, listeners } = this.#options
+    if (udp) this.#udp = await this.#openUdp().catch(() => undefined)
+    if (this.#stop.signal.aborted) return void this.#udp?.close()
+    this.#keepTimer = setInterval(() => void this.#keepMapped(), KEEP_MAPPED_MS)
+    this.#keepTimer.unref?.()
+    const [listener] = listeners()
+    if (!portMapping || listener === undefined) return
+    this.#mapper = PortMapper.start({
+      tcpPort: listener.port,
+      ...(this.#udp === undefined ? {} : { udpPort: this.#udp.port }),
+      signal: this.#stop.signal,
+      onChange: () => this.#options.onChange(),
+    })
+  }
+
+  #openUdp(): Promise<UdpSocket> {
+    // Who listens on loopback alone is not to be found elsewhere over UDP either.
+    const listeners = this.#options.listeners()
+    const inside = listeners.length > 0 && listeners.every(({ onLoopback }) => onLoopback)
+    return UdpSocket.open(inside ? { host: '127.0.0.1' } : {})
+  }
+
+  /** One more socket, for a search that needs many. */
+  readonly openUdp = (): Promise<UdpSocket> => this.#openUdp()
+
+  /** Takes another port for rendezvous: this one is in use, or its last connection with this server is not forgotten. */
+  changeTcpPort(): void {
+    this.tcpPort = randomPort()
+  }
+
+  /** What is known now. */
+  view(): Vantage {
+    const link = this.#options.links().find(({ rendezvous }) => rendezvous !== undefined)
+    return {
+      candidates: this.#candidates(link),
+      nat: {
+        tcp: this.#tcpView.mapping,
+        udp: this.#udpView.mapping,
+        step: this.#udpView.step ?? this.#tcpView.step ?? 0,
+      },
+      rendezvousRttMs: shortest(link?.rttMs, this.#udpView.rttMs, this.#tcpView.rttMs),
+      tcpPort: link?.localPort,
+      udp: this.#udp,
+    }
+  }
+
+  /** How the NAT behaves, as far as it is known. */
+  get nat(): NatView {
+    return { udp: this.#udpView, tcp: this.#tcpView }
+  }
+
+  /** The mappings that the router has made for us. */
+  get portMappings(): PortMapper['mappings'] {
+    return this.#mapper?.mappings ?? []
+  }
+
+  #candidates(link: RendezvousLink | undefined): Candidate[] {
+    const loopback = this.#options.loopback()
+    const found: Candidate[] = this.#options.listeners().flatMap((listener) => listener.candidates(loopback))
+    for (const { protocol, external, reachable } of this.portMappings) {
+      const kind = protocol === 'tcp' ? 'tcp' : 'udp-srflx'
+      if (reachable) found.push({ kind, host: external.host, port: external.port })
+    }
+    const own = localAddresses({ loopback: false })
+    if (this.#udp !== undefined) {
+      const { port, loopbackOnly } = this.#udp
+      if (loopbackOnly) found.push({ kind: 'udp', host: '127.0.0.1', port })
+      else for (const { host } of own) found.push({ kind: 'udp', host, port })
+      for (const { host, port } of this.#udpView.mapped) found.push({ kind: 'udp-srflx', host, port })
+    }
+    if (link?.localPort !== undefined) {
+      for (const { host, port } of this.#tcpView.mapped) found.push({ kind: 'tcp-so', host, port })
+      // IPv6 is not mapped as a rule, but firewalled: the same port, opened from both sides.
+      for (const { host, family, scope } of own) {
+        if (family === 6 && scope === 'public') found.push({ kind: 'tcp-so', host, port: link.localPort })
+      }
+    }
+    const seen = new Set<string>()
+    return found.filter(({ kind, host, port }) => {
+      if (scopeOf(host) === 'loopback' && !loopback) return false
+      const key = `${kind} ${formatHostPort(host, port)}`
+      return !seen.has(key) && seen.add(key)
+    })
+  }
+
+  // ---- what others see ----
+
+  /** A rendezvous was reached: it has seen our TCP port, and knows reflectors. */
+  onOnline(): Promise<void> {
+    this.#observing ??= this.#observe().finally(() => {
+      this.#observing = undefined
+    })
+    return this.#observing
+  }
+
+  async #observe(): Promise<void> {
+    const { signal } = this.#stop
+    const before = this.#known
+    // What the rendezvous themselves have seen is known at once; the reflectors' answers come later.
+    const local = localAddresses({ loopback: true })
+    const options = { signal, local, online: true }
+    this.#tcpView = classifyTcp(this.#seenByRendezvous(), local)
+    try {
+      this.#reflectors = await this.#findReflectors(signal)
+      // What did not answer in time is not known.
+      await Promise.all([this.#observeTcp(options), this.#observeUdp(options)])
+    } catch {
+      return // closed meanwhile
+    }
+    if (this.#known !== before) this.#options.onChange()
+  }
+
+  /** What is known, to be compared. */
+  get #known(): string {
+    return JSON.stringify([this.#tcpView, this.#udpView].map(({ mapping, mapped }) => [mapping, mapped]))
+  }
+
+  #seenByRendezvous(): { localPort: number; mapped: { host: string; port: number } }[] {
+    return this.#options.links().flatMap(({ rendezvous, localPort }) => {
+      if (rendezvous === undefined || localPort === undefined) return []
+      try {
+        return { localPort, mapped: parseHostPort(rendezvous.observed) }
+      } catch {
+        return []
+      }
+    })
+  }
+
+  /** Every reflector that is known: those of the options, the rendezvous themselves, and those that they name. */
+  async #findReflectors(signal: AbortSignal): Promise<SocketAddress[]> {
+    const ofLinks = this.#options.links().map(async ({ host, port, rendezvous }) => {
+      if (rendezvous === undefined) return []
+      const itself = await resolveReflectors([formatHostPort(host, port)], { signal, trusted: true })
+      return [...itself, ...(await resolveReflectors(rendezvous.reflectors, { signal, at: host }))]
+    })
+    const own = resolveReflectors(this.#options.reflectors, { signal, trusted: true })
+    const all = (await Promise.all([...ofLinks, own])).flat()
+    // IPv4 first: NATs are a matter of IPv4.
+    return all.sort((a, b) => a.family - b.family)
+  }
+
+  async #observeUdp(options: Parameters<typeof observeUdp>[2]): Promise<void> {
+    if (this.#udp === undefined) return
+    this.#udpView = await observeUdp(this.#udp, this.#reflectors, options)
+  }
+
+  /**
+   * The rendezvous has seen our port; how the NAT came by it, a port that nothing else uses tells, for it can be seen from
+   * several sides at once.
+   */
+  async #observeTcp(options: Parameters<typeof observeTcp>[1]): Promise<void> {
+    const { mapping, step, rttMs } = await observeTcp(this.#reflectors, options)
+    const seen = classifyTcp(this.#seenByRendezvous(), options.local)
+    this.#tcpView = {
+      ...seen,
+      mapping,
+      ...(step === undefined ? {} : { step }),
+      // A connection takes one round trip, and the question another one.
+      ...(rttMs === undefined ? {} : { rttMs: rttMs / 2 }),
+    }
+  }
+
+  /** Looks again at ports that the NAT counts up: the last one that it gave. Never rejects. */
+  async refresh(signal: AbortSignal): Promise<void> {
+    const [reflector] = this.#reflectors
+    if (reflector === undefined) return
+    const { host, port } = reflector
+    const limited = AbortSignal.any([signal, this.#stop.signal, AbortSignal.timeout(REFRESH_MS)])
+    const look = async (view: TransportView, ask: () => Promise<{ host: string; port: number; family: 4 | 6 }>) => {
+      if (view.mapping !== 'sequential') return view
+      return { ...view, mapped: [await ask()] }
+    }
+    const [tcp, udp] = await Promise.allSettled([
+      look(this.#tcpView, () => reflectTcp(host, port, { signal: limited })),
+      look(this.#udpView, () => reflectUdp(host, port, { signal: limited, rtoMs: 150 })),
+    ])
+    if (tcp.status === 'fulfilled') this.#tcpView = tcp.value
+    if (udp.status === 'fulfilled') this.#udpView = udp.value
+  }
+
+  /** Holds the mapping of the UDP socket, and learns when it has changed. */
+  async #keepMapped(): Promise<void> {
+    const [reflector] = this.#reflectors
+    if (this.#udp === undefined || reflector === undefined || this.#udpView.state !== 'ok') return
+    const asked = performance.now()
+    try {
+      const now = await this.#udp.reflect(reflector.host, reflector.port, { signal: this.#stop.signal })
+      const { mapping, mapped } = this.#udpView
+      this.#udpView = { ...this.#udpView, rttMs: performance.now() - asked }
+      if (mapping === 'sequential' || mapping === 'random') return
+      if (!mapped.some(({ host, port }) => host === now.host && port === now.port)) await this.onOnline()
+    } catch {
+      // One lost answer is nothing; the next request comes soon.
+    }
+  }
+
+  /** The addresses of this machine have changed: what was seen before holds no longer. */
+  async networkChanged(): Promise<void> {
+    this.#udpView = UNKNOWN
+    this.#tcpView = UNKNOWN
+    this.#mapper?.retry()
+    await this.onOnline()
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort()
+    clearInterval(this.#keepTimer)
+    await Promise.all([this.#udp?.close(), this.#mapper?.close()])
+  }
+}
+
+function randomPort(): number {
+  return FIRST_PORT + Math.floor(Math.random() * (LAST_PORT - FIRST_PORT + 1))
+}
+
+/** The smallest of several measurements: whatever is above it was somebody's delay. */
+function shortest(...measured: readonly (number | undefined)[]): number | undefined {
+  const known = measured.filter((ms) => ms !== undefined)
+  return known.length === 0 ? undefined : Math.min(...known)
+}
