@@ -14,21 +14,6 @@ import { Lab } from './lab.js'
 
 const PEER = new URL('./peer.js', import.meta.url)
 
-/** Homes whose ways in and out are good enough for any punch. */
-const EASY = new Set([
-  'open',
-  'full-cone',
-  'address-restricted',
-  'port-restricted',
-  'port-restricted-rst',
-  'double-nat',
-  'lan',
-  'isolated-hairpin',
-  'isolated-no-hairpin',
-  'dual-stack',
-  'short-mapping',
-])
-
 const SERVER_NAME = 'server.lab'
 
 const FIRST_BYTE_MS = 180
@@ -44,9 +29,8 @@ export function owed(a, b, together) {
   if (a === 'ipv6-only' || b === 'ipv6-only') return 320
   if (a === 'symmetric-random' && b === 'symmetric-random') return null
   // A port nobody can tell beforehand on one side, and on the other one that changes with whom it speaks.
-  if (has('symmetric-random')) return has('symmetric-sequential') ? null : has('open') ? 320 : 1_000
-  if (has('symmetric-sequential')) return has('open') ? 320 : 400
-  if (has('udp-blocked') && !EASY.has(a) && !EASY.has(b)) return 320
+  if (has('symmetric-random')) return has('symmetric-sequential') ? null : 1_000
+  if (has('symmetric-sequential')) return 400
   return 320
 }
 

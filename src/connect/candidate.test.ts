@@ -41,7 +41,7 @@ const body = fc.record(
     nat: fc.record({ tcp: mapping, udp: mapping, step: fc.integer({ min: -16, max: 16 }) }),
     rendezvousRttMs: fc.integer({ min: 0, max: 2_000 }),
     webrtc: fc.uint8Array({ maxLength: 1_000 }),
-    punch: fc.record({ round: fc.integer({ min: 0, max: 65_535 }), ready: fc.boolean() }),
+    punch: fc.record({ round: fc.integer({ min: 0, max: 65_535 }), phase: fc.constantFrom('ask', 'ready', 'go') }),
   },
   { requiredKeys: ['candidates', 'circuits'] },
 )

@@ -8,7 +8,7 @@
  *       n?: [tcp, udp, step]                 how the sender's NAT maps (RFC 4787 section 4.1): an index of MAPPINGS each
  *       l?: ms                               the sender's round trip to its rendezvous
  *       w?: bytes                            its WebRTC description
- *       g?: [round, ready]                   "let us punch": 0 asks, 1 says that the sender is about to
+ *       g?: [round, phase]                   a round of punching: 0 ask, 1 ready, 2 go
  *     }
  *
  * - At most {@link MAX_CANDIDATES} and {@link MAX_CIRCUITS} are taken.
@@ -78,6 +78,17 @@ const MAPPINGS: readonly NatMapping[] = ['unknown', 'none', 'endpoint-independen
 /** Largest step between sequential ports that is believed. */
 const MAX_STEP = 16
 
+/**
+ * A call for a round of punching. `ask`: tell me where you are now, and we begin. `ready`: here I am, and I fire when this
+ * has arrived. `go`: I know enough of you, and fire when this has arrived.
+ */
+export interface PunchCall {
+  readonly round: number
+  readonly phase: (typeof PHASES)[number]
+}
+
+const PHASES = ['ask', 'ready', 'go'] as const
+
 export interface ConnectionBody {
   readonly candidates: readonly Candidate[]
   readonly circuits: readonly CircuitOffer[]
@@ -86,8 +97,7 @@ export interface ConnectionBody {
   readonly nat?: NatHint | undefined
   readonly rendezvousRttMs?: number | undefined
   readonly webrtc?: Uint8Array | undefined
-  /** A round of punching that the sender asks for, or is ready for. */
-  readonly punch?: { readonly round: number; readonly ready: boolean } | undefined
+  readonly punch?: PunchCall | undefined
 }
 
 export function encodeBody(body: Partial<ConnectionBody>): Uint8Array {
@@ -99,7 +109,7 @@ export function encodeBody(body: Partial<ConnectionBody>): Uint8Array {
     ...(nat === undefined ? {} : { n: [MAPPINGS.indexOf(nat.tcp), MAPPINGS.indexOf(nat.udp), nat.step] }),
     ...(rendezvousRttMs === undefined ? {} : { l: Math.round(rendezvousRttMs) }),
     ...(webrtc === undefined ? {} : { w: webrtc }),
-    ...(punch === undefined ? {} : { g: [punch.round, punch.ready ? 1 : 0] }),
+    ...(punch === undefined ? {} : { g: [punch.round, PHASES.indexOf(punch.phase)] }),
   })
 }
 
@@ -146,8 +156,8 @@ function readNat([tcp, udp, step]: readonly unknown[]): NatHint {
   }
 }
 
-function readPunch([round, ready]: readonly unknown[]): { round: number; ready: boolean } {
-  return { round: integer(round, 0, 0xffff), ready: integer(ready, 0, 1) === 1 }
+function readPunch([round, phase]: readonly unknown[]): PunchCall {
+  return { round: integer(round, 0, 0xffff), phase: PHASES[integer(phase, 0, PHASES.length - 1)]! }
 }
 
 function integer(value: unknown, min: number, max: number): number {

@@ -24,7 +24,7 @@ import { type CircuitOffer, type ConnectionBody, decodeBody, encodeBody, MAX_CIR
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
 import type { Reservation } from './reservation.ts'
-import { Upgrade, type Vantage, type Way, wayOf } from './upgrade.ts'
+import { isSequential, Upgrade, type Vantage, type Way, wayOf } from './upgrade.ts'
 import { dialServer, parseServerAddress, type parseServerUrl } from './url.ts'
 import { explain } from './why.ts'
 
@@ -176,6 +176,8 @@ export class Connector {
     const offer = createOffer(this.#options.identity, to, {
       body: encodeBody({ ...body, circuits: minted.map((circuit) => circuit.offer) }),
     })
+    // While the offer travels there is time for a look at ports that our NAT counts up.
+    const fresh = ways.size > 0 && isSequential(this.#options.vantage().nat) ? this.#refresh(signal) : undefined
     const circuits = minted.map(({ own, offer: { relay } }) => this.#openCircuit(relay, own, signal))
     for (const circuit of circuits) circuit.catch(() => {})
     try {
@@ -183,13 +185,18 @@ export class Connector {
       const remote = decodeBody(answered)
       const session = this.#newSession(keys, to)
       const attached = circuits.map(async (circuit) => session.attach(await circuit))
-      const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0)
+      const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0, fresh)
       void this.#watch(session, attached, upgrade, upgrade?.begin(remote, 0))
       return session
     } catch (error) {
       for (const circuit of circuits) circuit.then((path) => path.destroy()).catch(() => {})
       throw error
     }
+  }
+
+  /** Looks at the ports that our NAT gives now. Never rejects. */
+  #refresh(signal: AbortSignal): Promise<void> {
+    return this.#options.refresh(signal).catch(() => {})
   }
 
   /** What we tell of ourselves where only `ways` may be used: nothing at all where none may. */
@@ -200,7 +207,13 @@ export class Connector {
   }
 
   /** Makes the search for direct paths of a session; none where no address of ours may show. */
-  #seek(session: Session, keys: SessionKeys, ways: ReadonlySet<Way>, relayed: boolean): Upgrade | undefined {
+  #seek(
+    session: Session,
+    keys: SessionKeys,
+    ways: ReadonlySet<Way>,
+    relayed: boolean,
+    fresh?: Promise<void>,
+  ): Upgrade | undefined {
     if (ways.size === 0) return undefined
     const { vantage, refresh, openUdp, loopback, birthday } = this.#options
     const upgrade = new Upgrade({
@@ -210,6 +223,7 @@ export class Connector {
       relayed,
       vantage,
       refresh,
+      fresh,
       openUdp,
       accept: (path) => void this.acceptor.accept(path),
       loopback,
@@ -312,12 +326,13 @@ export class Connector {
         }
       }
       const remote = decodeBody(offer.body)
+      // First of all: the other side comes to the relay as soon as it has the answer.
+      this.#joinCircuits(remote.circuits)
       // Whoever hides will dial none of our addresses: it need not see them.
       const ways = waysOf(remote.hidden ? 'relay' : this.#options.answerVia)
       const body = this.#body(ways)
       const { message: answer, keys } = offer.accept(encodeBody(body))
       const session = this.#newSession(keys, from)
-      this.#joinCircuits(remote.circuits)
       const travel = near ? 0 : ((remote.rendezvousRttMs ?? 0) + (body.rendezvousRttMs ?? 0)) / 2
       const upgrade = this.#seek(session, keys, ways, remote.circuits.length > 0)
       void upgrade?.begin(remote, Math.min(travel, MAX_FIRE_IN_MS))

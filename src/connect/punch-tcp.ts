@@ -32,8 +32,8 @@ const MAX_REFUSALS = 10
 export const PUNCH_TCP_MS = 4_000
 
 export interface PunchTcpOptions {
-  /** The port that is mapped, and that the other side was told of. */
-  readonly localPort: number
+  /** The port that is mapped, and that the other side was told of. @default another one for each address */
+  readonly localPort?: number | undefined
   /** Where the other side's SYNs come from. */
   readonly remotes: readonly { readonly host: string; readonly port: number }[]
   /** Takes a connection. It may be called more than once, as only the other side may know which one it uses. */
@@ -90,7 +90,8 @@ class Opening {
     const { host, port } = this.#remote
     let socket: net.Socket
     try {
-      socket = net.connect({ host, port, localPort: this.#options.localPort, noDelay: true })
+      const { localPort } = this.#options
+      socket = net.connect({ host, port, noDelay: true, ...(localPort === undefined ? {} : { localPort }) })
     } catch (cause) {
       return this.#end(this.#failure('cannot be dialled', cause))
     }

@@ -7,6 +7,8 @@
  *        |-- ask (round n, fresh candidates) ------------------------------------>|
  *        |<-- ready (round n, fresh candidates) ----------------------------------|
  *        | fires at once                             fires half a round trip later |
+ *        |-- go (round n, fresh candidates), when the responder's stay where they are -->|
+ *        | fires half a round trip later                             fires at once |
  *
  * - Round 0 costs no round trip: the responder waits as long as its answer travels, by the round trips to the
  *   rendezvous that both sides have measured.
@@ -30,9 +32,10 @@ import type { NatMapping } from '../network/nat.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
 import { type FramedPath, tcpPath } from '../path/index.ts'
 import type { PathAttempt, Session } from '../session/index.ts'
-import { type Candidate, type ConnectionBody, encodeBody, mayDial, type NatHint } from './candidate.ts'
+import { type Candidate, type ConnectionBody, encodeBody, mayDial, type NatHint, type PunchCall } from './candidate.ts'
 import { pause } from './pause.ts'
 import { punchTcp } from './punch-tcp.ts'
+import { searchTcp } from './punch-tcp-search.ts'
 import { type BirthdayBudget, type PortAllocation, punchUdp } from './punch-udp.ts'
 import { raceTcp } from './race.ts'
 
@@ -61,6 +64,8 @@ export interface UpgradeOptions {
   readonly vantage: () => Vantage
   /** Asks the reflectors anew, where that tells more than is known. */
   readonly refresh: (signal: AbortSignal) => Promise<void>
+  /** Such a look that was begun already. */
+  readonly fresh?: Promise<void> | undefined
   readonly openUdp: () => Promise<UdpSocket>
   /** Takes a path that the other side will attach. */
   readonly accept: (path: FramedPath) => void
@@ -105,6 +110,10 @@ export class Upgrade {
   /** The punching under way: the next round ends it. */
   #punching: AbortController | undefined
   #punchedAt = Number.NEGATIVE_INFINITY
+  /** The look at ports that the NAT counts up that still holds: since then nothing of ours has used any. */
+  #fresh: Promise<void> | undefined
+  /** Round trip over a relay, as the two round trips to it make one think, ms. */
+  #relayRttMs = 0
   /** The dialling of addresses where the other side listens. */
   #dialling: Promise<void> | undefined
   /** Ends the plan under way: another takes its place. */
@@ -119,6 +128,7 @@ export class Upgrade {
     this.#secret = createHmac('sha256', keys.initiator ? keys.attachSend : keys.attachReceive)
       .update('peerline/1 punch')
       .digest()
+    this.#fresh = options.fresh
     this.#signal = AbortSignal.any([this.#over.signal, closing])
     session.addEventListener('close', () => this.#over.abort())
     session.addEventListener('path', ({ detail }) => {
@@ -146,6 +156,10 @@ export class Upgrade {
     // Numbers that a NAT counts up are stale already; with a relay to talk over, both sides first look again.
     const stale = [this.#options.vantage().nat, remote.nat].some((nat) => nat !== undefined && isSequential(nat))
     const talkFirst = stale && this.#options.relayed
+    const mine = this.#options.vantage().rendezvousRttMs ?? 0
+    this.#relayRttMs = mine + (remote.rendezvousRttMs ?? 0)
+    // The other side will ask: what it will want to know is looked up while its question travels.
+    if (talkFirst && !this.#initiator) void this.#freshen()
     const dialled = this.#dial(0, remote)
     const punched = talkFirst ? Promise.resolve() : this.#punch(0, remote, fireInMs)
     if (this.#initiator) void this.#follow(punched, talkFirst ? [0, ...ROUND_DELAYS_MS] : ROUND_DELAYS_MS)
@@ -168,14 +182,14 @@ export class Upgrade {
   /** The other side said something, inside the session. */
   onBody(body: ConnectionBody): void {
     this.#remote = body
-    if (body.punch?.ready) return this.#onReady?.(body)
+    if (body.punch?.phase === 'ready') return this.#onReady?.(body)
     void this.#dial(this.#round, body)
     if (this.#initiator) {
       // The other side has moved, or has more to offer.
       if (body.punch === undefined) void this.#follow(Promise.resolve(), ROUND_DELAYS_MS)
     } else if (body.punch !== undefined && performance.now() - this.#punchedAt >= MIN_ROUND_MS) {
       this.#punchedAt = performance.now()
-      void this.#answerAsk(body, body.punch.round)
+      void this.#answerCall(body, body.punch)
     }
   }
 
@@ -234,18 +248,22 @@ export class Upgrade {
   }
 
   async #ask(signal: AbortSignal): Promise<void> {
-    const { session, refresh, vantage } = this.#options
-    await session.opened({ signal })
-    if (isSequential(vantage().nat)) await refresh(signal)
+    const { session } = this.#options
+    await this.#freshen()
     const round = ++this.#round
+    const remote = this.#remote
+    if (remote?.nat !== undefined && !isSequential(remote.nat)) {
+      // It is where it was: no need to ask first.
+      session.sendCandidates(encodeBody(this.#body({ round, phase: 'go' })))
+      return this.#punch(round, remote, this.#rttMs / 2)
+    }
+    const late = new AbortController()
     const ready = new Promise<ConnectionBody>((resolve) => {
       this.#onReady = (body) => {
         if (body.punch?.round === round) resolve(body)
       }
     })
-    session.sendCandidates(encodeBody(this.#body({ round, ready: false })))
-    const late = new AbortController()
-    const stop = () => late.abort()
+    session.sendCandidates(encodeBody(this.#body({ round, phase: 'ask' })))
     try {
       const answer = await Promise.race([ready, pause(READY_MS, AbortSignal.any([signal, late.signal]))])
       if (answer === undefined) return
@@ -253,20 +271,30 @@ export class Upgrade {
       await this.#punch(round, answer, 0)
     } finally {
       this.#onReady = undefined
-      stop()
+      late.abort()
     }
   }
 
-  async #answerAsk(body: ConnectionBody, round: number): Promise<void> {
-    const { session, refresh, vantage } = this.#options
-    try {
-      if (isSequential(vantage().nat)) await refresh(this.#signal)
-    } catch {
-      // What was known before has to do.
-    }
+  async #answerCall(body: ConnectionBody, { round, phase }: PunchCall): Promise<void> {
     this.#round = round
-    session.sendCandidates(encodeBody(this.#body({ round, ready: true })))
-    await this.#punch(round, body, (session.rttMs ?? 0) / 2)
+    if (phase === 'go') return this.#punch(round, body, 0)
+    await this.#freshen()
+    this.#options.session.sendCandidates(encodeBody(this.#body({ round, phase: 'ready' })))
+    await this.#punch(round, body, this.#rttMs / 2)
+  }
+
+  /** Round trip within the session, measured or guessed, ms. */
+  get #rttMs(): number {
+    return this.#options.session.rttMs ?? this.#relayRttMs
+  }
+
+  /** Looks again at ports that our NAT counts up, unless that was just done. Never rejects. */
+  #freshen(): Promise<void> {
+    const { refresh, vantage } = this.#options
+    if (!isSequential(vantage().nat)) return Promise.resolve()
+    // What was known before has to do when it fails.
+    this.#fresh ??= refresh(this.#signal).catch(() => {})
+    return this.#fresh
   }
 
   /** Dials the addresses where the other side listens; one set at a time. Never rejects. */
@@ -283,6 +311,7 @@ export class Upgrade {
     const punching = new AbortController()
     this.#punching = punching
     this.#punchedAt = performance.now()
+    this.#fresh = undefined
     const signal = AbortSignal.any([this.#signal, punching.signal, AbortSignal.timeout(ROUND_MS)])
     const fire = this.#fire(fireInMs, signal)
     await Promise.all([
@@ -336,41 +365,78 @@ export class Upgrade {
 
   /** Opens TCP simultaneously. */
   async #open(round: number, remote: ConnectionBody, fire: Promise<void>, signal: AbortSignal): Promise<void> {
-    const { session, vantage, accept } = this.#options
+    const { vantage } = this.#options
     const targets = this.#targets(remote, 'tcp-so')
     const { tcpPort, nat } = vantage()
     if (targets.length === 0 || tcpPort === undefined) return
-    if (nat.tcp === 'random' || remote.nat?.tcp === 'random') {
-      return this.#skip(round, 'tcp-so', targets, 'a NAT gives every TCP connection a random port')
-    }
+    if (nat.tcp === 'random' || remote.nat?.tcp === 'random') return this.#search(round, remote, fire, signal)
     const remotes = remote.nat?.tcp === 'sequential' ? ahead(targets, remote.nat.step) : targets
+    // A NAT that counts remembers where this port went before: the other side counts on new ports.
+    const localPort = nat.tcp === 'sequential' ? undefined : tcpPort
     await this.#attempt(round, 'tcp-so', targets, signal, async () => {
       await fire
       let opened = ''
       await punchTcp({
-        localPort: tcpPort,
+        localPort,
         remotes,
         signal,
         onSocket: (socket) => {
-          const path = tcpPath(socket)
-          opened = path.remote
-          if (this.#initiator) session.attach(path)
-          else accept(path)
+          opened = this.#take(tcpPath(socket))
         },
       })
       return opened
     })
   }
 
+  /** Searches the way to a NAT that gives every TCP connection a random port: where UDP does not get through. */
+  async #search(round: number, remote: ConnectionBody, fire: Promise<void>, signal: AbortSignal): Promise<void> {
+    const { vantage, birthday } = this.#options
+    const { nat, tcpPort, udp } = vantage()
+    const [target] = this.#targets(remote, 'tcp-so')
+    const mine = nat.tcp === 'random'
+    const theirs = remote.nat?.tcp ?? 'unknown'
+    if (target === undefined) return
+    const skip = (why: string) => this.#skip(round, 'tcp-so', [target], why)
+    if (mine ? theirs === 'random' || theirs === 'sequential' : nat.tcp === 'sequential') {
+      return skip('one NAT gives every TCP connection a random port, and the other one a new port')
+    }
+    if (birthday === false) return skip('a NAT gives every TCP connection a random port, and searching is switched off')
+    const byUdp = udp !== undefined && nat.udp !== 'unknown' && (remote.nat?.udp ?? 'unknown') !== 'unknown'
+    if (byUdp) return skip('a NAT gives every TCP connection a random port: UDP is searched, which costs less')
+    await this.#attempt(round, 'tcp-so', [target], signal, async () => {
+      await fire
+      let opened = ''
+      await searchTcp({
+        side: mine ? 'random' : 'fixed',
+        localPort: tcpPort,
+        remote: target,
+        signal,
+        onSocket: (socket) => {
+          opened = this.#take(tcpPath(socket))
+        },
+      })
+      return `${opened}, searched`
+    })
+  }
+
+  /** Takes a path that both sides have opened: one of them attaches it. */
+  #take(path: FramedPath): string {
+    if (this.#initiator) this.#options.session.attach(path)
+    else this.#options.accept(path)
+    return path.remote
+  }
+
   /** Punches UDP. */
   async #probe(round: number, remote: ConnectionBody, fire: Promise<void>, signal: AbortSignal): Promise<void> {
-    const { session, vantage, accept, openUdp, birthday } = this.#options
-    const { udp: socket, nat } = vantage()
+    const { vantage, openUdp, birthday } = this.#options
+    const { udp, nat } = vantage()
     const reflexive = this.#targets(remote, 'udp-srflx')
     const targets = [...this.#targets(remote, 'udp'), ...reflexive]
-    if (socket === undefined) return this.#skip(round, 'udp', [], 'no UDP socket on this side')
+    if (udp === undefined) return this.#skip(round, 'udp', [], 'no UDP socket on this side')
     if (targets.length === 0) return this.#skip(round, 'udp', [], 'the other side has no UDP address')
     await this.#attempt(round, 'udp', targets, signal, async () => {
+      // A NAT that counts remembers where a socket sent before: a fresh one gets the ports that the other side expects.
+      const socket = nat.udp === 'sequential' ? await openUdp() : udp
       await fire
       const [remoteReflexive] = reflexive
       const { path, how, rttMs } = await punchUdp({
@@ -385,10 +451,10 @@ export class Upgrade {
         remotePorts: allocation(remote.nat?.udp ?? 'unknown', remote.nat?.step ?? 0),
         ...(birthday === undefined ? {} : { budget: birthday }),
         signal,
+      }).finally(() => {
+        if (socket !== udp) socket.retire()
       })
-      if (this.#initiator) session.attach(path)
-      else accept(path)
-      return `${path.remote}, ${how}, ${Math.round(rttMs)} ms round trip`
+      return `${this.#take(path)}, ${how}, ${Math.round(rttMs)} ms round trip`
     })
   }
 
@@ -446,7 +512,7 @@ export function wayOf(kind: Candidate['kind']): Way {
   return kind === 'tcp' || kind === 'tcp-so' ? 'tcp' : 'udp'
 }
 
-function isSequential(nat: NatHint): boolean {
+export function isSequential(nat: NatHint): boolean {
   return nat.udp === 'sequential' || nat.tcp === 'sequential'
 }
 
@@ -464,7 +530,7 @@ function allocation(mapping: NatMapping, step: number): PortAllocation {
 /** The ports that a NAT which counts up will give next, the likeliest first. */
 function ahead(targets: readonly SocketAddress[], step: number): SocketAddress[] {
   return targets.flatMap((target) =>
-    Array.from({ length: PREDICTED_PORTS }, (_, at) => ({ ...target, port: target.port + step * at })).filter(
+    Array.from({ length: PREDICTED_PORTS }, (_, at) => ({ ...target, port: target.port + step * (at + 1) })).filter(
       ({ port }) => port > 0 && port < 65_536,
     ),
   )
