@@ -284,6 +284,8 @@ describe('after it is settled', () => {
     await world.pass(12_000, 20)
     expect(one.tcp.ends[0].ended).toBe(!stays)
     expect(world.sessions[0].path).toBe('udp')
+    // What the other side sends on tcp meanwhile is acknowledged on udp: it notices nothing.
+    expect(world.changes[1].length).toBe(stays ? 0 : 1)
   })
 
   it('a rate that collapses starts a trial ahead of time', async () => {
@@ -327,6 +329,7 @@ describe('after it is settled', () => {
     expect(world.sessions[0].path).toBe('udp')
     expect(world.sessions[0].paths).toEqual(['udp', 'tcp'])
     expect(measured()).toBe(1)
+    expect(world.changes[0]).toEqual([])
     writing = false
   })
 })

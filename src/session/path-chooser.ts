@@ -252,8 +252,6 @@ export class PathChooser {
 
   #tick(): void {
     const now = performance.now()
-    // The other side may have run out of credit, which waits on the path that is dead: nothing more comes to be noticed.
-    this.#follow(now)
     const used = this.#active
     if (used === undefined || this.#host.closed()) return
     const load = this.#host.load()

@@ -128,6 +128,16 @@ describe('a meter', () => {
     expect(bench.meter.rate).toBeUndefined()
   })
 
+  it('takes nothing for evidence of a writer that fills its path now and then', () => {
+    const bench = new Bench(1_000, 39_000)
+    for (let tick = 0; tick < 200; tick++) {
+      bench.waiting = tick % 2 === 0
+      bench.run(TICK_MS)
+    }
+    expect(bench.said).toEqual([])
+    expect(bench.meter.rate).toBeUndefined()
+  })
+
   it('waits while the rate still grows, but not for ever', () => {
     const bench = new Bench(100, 39_000)
     for (let tick = 0; bench.moves.length === 0 && tick < 100; tick++) {
@@ -231,7 +241,10 @@ describe('a stall', () => {
       bench.run(1_000)
       const from = bench.now
       bench.used.pace = 0
+      // An answer from before the stall says nothing.
+      bench.rival.answeredAt = from - 1
       bench.run(3_000, 'flee')
+      expect(bench.said.map(([, verdict]) => verdict)).toEqual(['knock', 'flee'])
       expect(bench.now - from).toBeGreaterThanOrEqual(STALL_MS)
       expect(bench.now - from).toBeLessThan(STALL_MS + 4 * TICK_MS)
       bench.run(1_000)

@@ -8,6 +8,7 @@ import type { PathKind } from '../path/index.ts'
 import type { FrameWriter } from './frame.ts'
 import {
   carePath,
+  DRAIN_TIMEOUT_MS,
   findSurplus,
   IMPATIENT_MS,
   KEEPALIVE_MS,
@@ -92,7 +93,7 @@ export class PathWatch {
       }
       switch (carePath(state, now, keepAlive)) {
         case 'ping':
-          this.ping(state)
+          this.ping(state, state.suspect === 'slow' ? DRAIN_TIMEOUT_MS : PING_TIMEOUT_MS)
           break
         case 'lost':
           host.lose(state, new PeerlineError('ERR_PEERLINE_TIMEOUT', `${state.path.remote} does not answer any more`))
