@@ -33,7 +33,7 @@ export const MAX_CIRCUITS = 2
 export const MAX_BODY_BYTES = 4_096
 
 /** Bytes of a WebRTC description. */
-export const MAX_DESCRIPTION_BYTES = 2_048
+const MAX_DESCRIPTION_BYTES = 2_048
 
 /** Largest round trip to a rendezvous that is believed, ms. */
 const MAX_RENDEZVOUS_RTT_MS = 2_000

@@ -16,7 +16,7 @@ import { createOffer, type Offer, openOffer, ReplayCache, type SessionKeys } fro
 import type { Identity, PeerId } from '../identity/index.ts'
 import { parseHostPort, scopeOf } from '../network/address.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
-import { FramedPath, type Path, RelayPath } from '../path/index.ts'
+import { FramedPath, type Path, RelayPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
 import { type Explanation, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
@@ -24,7 +24,7 @@ import { type CircuitOffer, type ConnectionBody, decodeBody, encodeBody, MAX_CIR
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
 import type { Reservation } from './reservation.ts'
-import { isSequential, Upgrade, type Vantage, type Way, wayOf } from './upgrade.ts'
+import { isSequential, Upgrade, type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from './upgrade.ts'
 import { dialServer, parseServerAddress, type parseServerUrl } from './url.ts'
 import { explain } from './why.ts'
 
@@ -77,6 +77,7 @@ export interface ConnectorOptions {
   readonly refresh: (signal: AbortSignal) => Promise<void>
   readonly openUdp: () => Promise<UdpSocket>
   readonly birthday?: BirthdayBudget | false | undefined
+  readonly webrtc: WebRtcSetup | false
   /** Which ways may be used by sessions that others dial. */
   readonly answerVia: Via
   /** True when this machine is to be found on loopback. */
@@ -173,8 +174,10 @@ export class Connector {
     const ways = waysOf(via)
     const minted = relays.slice(0, MAX_CIRCUITS).map((reservation) => reservation.mint())
     const body = this.#body(ways)
+    // Alone it is described in the offer itself; beside other ways it waits until those have failed.
+    const webrtc = via === 'webrtc' ? await WebRtcAttempt.offer(this.#webrtcOptions()) : undefined
     const offer = createOffer(this.#options.identity, to, {
-      body: encodeBody({ ...body, circuits: minted.map((circuit) => circuit.offer) }),
+      body: encodeBody({ ...body, webrtc: webrtc?.description, circuits: minted.map((circuit) => circuit.offer) }),
     })
     // While the offer travels there is time for a look at ports that our NAT counts up.
     const fresh = ways.size > 0 && isSequential(this.#options.vantage().nat) ? this.#refresh(signal) : undefined
@@ -185,13 +188,28 @@ export class Connector {
       const remote = decodeBody(answered)
       const session = this.#newSession(keys, to)
       const attached = circuits.map(async (circuit) => session.attach(await circuit))
-      const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0, fresh)
+      const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0, {
+        fresh,
+        webrtc,
+      })
       void this.#watch(session, attached, upgrade, upgrade?.begin(remote, 0))
       return session
     } catch (error) {
+      webrtc?.close()
       for (const circuit of circuits) circuit.then((path) => path.destroy()).catch(() => {})
       throw error
     }
+  }
+
+  #webrtcOptions(): WebRtcOptions {
+    const loopback = this.#options.loopback()
+    return webRtcOptions(this.#options.webrtc, (host) => mayDial(host, { loopback }), this.#closing.signal)
+  }
+
+  /** Our side of what the offer describes; undefined when there is nothing, or we have no WebRTC. Never rejects. */
+  async #answerWebRtc(remote: ConnectionBody, ways: ReadonlySet<Way>): Promise<WebRtcAttempt | undefined> {
+    if (remote.webrtc === undefined || this.#options.webrtc === false || !ways.has('webrtc')) return undefined
+    return WebRtcAttempt.answer(remote.webrtc, this.#webrtcOptions()).catch(() => undefined)
   }
 
   /** Looks at the ports that our NAT gives now. Never rejects. */
@@ -212,7 +230,7 @@ export class Connector {
     keys: SessionKeys,
     ways: ReadonlySet<Way>,
     relayed: boolean,
-    fresh?: Promise<void>,
+    begun: { fresh?: Promise<void> | undefined; webrtc?: WebRtcAttempt | undefined } = {},
   ): Upgrade | undefined {
     if (ways.size === 0) return undefined
     const { vantage, refresh, openUdp, loopback, birthday } = this.#options
@@ -223,7 +241,9 @@ export class Connector {
       relayed,
       vantage,
       refresh,
-      fresh,
+      fresh: begun.fresh,
+      webrtc: this.#options.webrtc,
+      webrtcAttempt: begun.webrtc,
       openUdp,
       accept: (path) => void this.acceptor.accept(path),
       loopback,
@@ -281,8 +301,8 @@ export class Connector {
     const failures = outcomes.filter((outcome) => outcome.status === 'rejected')
     if (failures.length < outcomes.length) return
     await direct
-    const reachable = upgrade !== undefined && this.#options.vantage().candidates.some(({ kind }) => kind === 'tcp')
-    if (reachable || session.state !== 'connecting' || session.paths.length > 0) return
+    const reachable = upgrade?.mayBeDialled ?? false
+    if (reachable || session.state !== 'connecting' || session.pathInfo.length > 0) return
     const reasons = [...failures.map(({ reason }) => reason as Error), upgrade?.failure()]
     const why = reasons.flatMap((reason) => reason?.message ?? []).join('; ') || 'none was offered'
     session.abort(new PeerlineError('ERR_PEERLINE_NO_PATH', `no path to ${session.peer} worked: ${why}`))
@@ -331,10 +351,11 @@ export class Connector {
       // Whoever hides will dial none of our addresses: it need not see them.
       const ways = waysOf(remote.hidden ? 'relay' : this.#options.answerVia)
       const body = this.#body(ways)
-      const { message: answer, keys } = offer.accept(encodeBody(body))
+      const webrtc = await this.#answerWebRtc(remote, ways)
+      const { message: answer, keys } = offer.accept(encodeBody({ ...body, webrtc: webrtc?.description }))
       const session = this.#newSession(keys, from)
       const travel = near ? 0 : ((remote.rendezvousRttMs ?? 0) + (body.rendezvousRttMs ?? 0)) / 2
-      const upgrade = this.#seek(session, keys, ways, remote.circuits.length > 0)
+      const upgrade = this.#seek(session, keys, ways, remote.circuits.length > 0, { webrtc })
       void upgrade?.begin(remote, Math.min(travel, MAX_FIRE_IN_MS))
       own?.settle(session)
       return answer

@@ -30,7 +30,7 @@ import {
 } from '../network/address.ts'
 import type { NatMapping } from '../network/nat.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
-import { type FramedPath, tcpPath } from '../path/index.ts'
+import { type FramedPath, type IceServer, tcpPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
 import type { PathAttempt, Session } from '../session/index.ts'
 import { type Candidate, type ConnectionBody, encodeBody, mayDial, type NatHint, type PunchCall } from './candidate.ts'
 import { pause } from './pause.ts'
@@ -55,6 +55,12 @@ export interface Vantage {
   readonly udp: UdpSocket | undefined
 }
 
+export interface WebRtcSetup {
+  /** STUN and TURN servers. */
+  readonly iceServers: readonly IceServer[]
+  readonly iceTransportPolicy?: 'all' | 'relay'
+}
+
 export interface UpgradeOptions {
   readonly session: Session
   readonly keys: SessionKeys
@@ -70,6 +76,10 @@ export interface UpgradeOptions {
   /** Takes a path that the other side will attach. */
   readonly accept: (path: FramedPath) => void
   readonly loopback: () => boolean
+  /** How WebRTC is to be tried; false: not at all. */
+  readonly webrtc: WebRtcSetup | false
+  /** What was begun already, and described in the offer or the answer. */
+  readonly webrtcAttempt?: WebRtcAttempt | undefined
   /** The birthday search's; false: no such search. */
   readonly birthday: BirthdayBudget | false | undefined
   readonly closing: AbortSignal
@@ -119,6 +129,9 @@ export class Upgrade {
   /** Ends the plan under way: another takes its place. */
   #plan: AbortController | undefined
   #onReady: ((body: ConnectionBody) => void) | undefined
+  #onAnswerDescription: ((description: Uint8Array) => void) | undefined
+  /** A WebRTC description of the other side is being answered. */
+  #answering = false
   readonly #attempts: PathAttempt[] = []
 
   constructor(options: UpgradeOptions) {
@@ -134,6 +147,12 @@ export class Upgrade {
     session.addEventListener('path', ({ detail }) => {
       if (detail.reason === 'lost' && detail.to === 'relay') this.again()
     })
+  }
+
+  /** True when the other side may dial us by itself. */
+  get mayBeDialled(): boolean {
+    const { ways, vantage } = this.#options
+    return ways.has('tcp') && vantage().candidates.some(({ kind }) => kind === 'tcp')
   }
 
   /** What was tried, the latest last. */
@@ -162,8 +181,9 @@ export class Upgrade {
     if (talkFirst && !this.#initiator) void this.#freshen()
     const dialled = this.#dial(0, remote)
     const punched = talkFirst ? Promise.resolve() : this.#punch(0, remote, fireInMs)
+    const described = this.#describedBefore(remote)
     if (this.#initiator) void this.#follow(punched, talkFirst ? [0, ...ROUND_DELAYS_MS] : ROUND_DELAYS_MS)
-    await Promise.all([dialled, punched])
+    await Promise.all([dialled, punched, described])
   }
 
   /** Begins the rounds anew: a path was lost, or the network has changed. */
@@ -181,6 +201,7 @@ export class Upgrade {
 
   /** The other side said something, inside the session. */
   onBody(body: ConnectionBody): void {
+    if (body.webrtc !== undefined) return this.#onDescription(body.webrtc)
     this.#remote = body
     if (body.punch?.phase === 'ready') return this.#onReady?.(body)
     void this.#dial(this.#round, body)
@@ -223,6 +244,7 @@ export class Upgrade {
         if (this.#missing().size === 0) return
         await this.#ask(signal)
       }
+      if (!this.#direct && this.#wantsWebRtc) await this.#offerWebRtc(signal)
     } catch {
       // It ended, or another plan has taken over: nobody waits for this one.
     }
@@ -458,6 +480,76 @@ export class Upgrade {
     })
   }
 
+  // ---- WebRTC ----
+
+  get #webrtcOptions(): WebRtcOptions {
+    const loopback = this.#options.loopback()
+    return webRtcOptions(this.#options.webrtc, (host) => mayDial(host, { loopback }), this.#signal)
+  }
+
+  /**
+   * Worth trying where the rounds found nothing: when there are servers that know more ways than we do, or no UDP of our
+   * own.
+   */
+  get #wantsWebRtc(): boolean {
+    const { ways, webrtc, vantage } = this.#options
+    return ways.has('webrtc') && webrtc !== false && (webrtc.iceServers.length > 0 || vantage().udp === undefined)
+  }
+
+  /** Goes on with what offer and answer have described. Never rejects. */
+  async #describedBefore(remote: ConnectionBody): Promise<void> {
+    const { webrtcAttempt: attempt } = this.#options
+    if (attempt === undefined) return
+    if (this.#initiator && remote.webrtc === undefined) {
+      attempt.close()
+      return this.#skip(0, 'webrtc', [], 'the other side has no WebRTC')
+    }
+    await this.#attempt(0, 'webrtc', [], this.#signal, async () => {
+      return this.#take(await attempt.connect(this.#initiator ? remote.webrtc : undefined))
+    })
+  }
+
+  /** Describes our side inside the session, and connects with the answer. Never rejects. */
+  async #offerWebRtc(signal: AbortSignal): Promise<void> {
+    const late = new AbortController()
+    await this.#attempt(this.#round, 'webrtc', [], signal, async () => {
+      const attempt = await WebRtcAttempt.offer(this.#webrtcOptions)
+      try {
+        const answered = new Promise<Uint8Array>((resolve) => {
+          this.#onAnswerDescription = resolve
+        })
+        this.#options.session.sendCandidates(encodeBody({ webrtc: attempt.description }))
+        const answer = await Promise.race([answered, pause(READY_MS, AbortSignal.any([signal, late.signal]))])
+        if (answer === undefined) throw new PeerlineError('ERR_PEERLINE_TIMEOUT', 'the other side describes no WebRTC')
+        return this.#take(await attempt.connect(answer))
+      } finally {
+        this.#onAnswerDescription = undefined
+        late.abort()
+        attempt.close()
+      }
+    })
+  }
+
+  #onDescription(description: Uint8Array): void {
+    if (this.#initiator) return this.#onAnswerDescription?.(description)
+    const { ways, webrtc, session } = this.#options
+    if (!ways.has('webrtc') || webrtc === false || this.#answering) return
+    this.#answering = true
+    void this.#attempt(this.#round, 'webrtc', [], this.#signal, async () => {
+      const attempt = await WebRtcAttempt.answer(description, this.#webrtcOptions)
+      try {
+        session.sendCandidates(encodeBody({ webrtc: attempt.description }))
+        return this.#take(await attempt.connect())
+      } finally {
+        attempt.close()
+      }
+    }).finally(() => {
+      this.#answering = false
+    })
+  }
+
+  // ---- tools ----
+
   #targets(remote: ConnectionBody, kind: Candidate['kind']): SocketAddress[] {
     const loopback = this.#options.loopback()
     const targets = remote.candidates.flatMap((candidate) => {
@@ -502,6 +594,15 @@ export class Upgrade {
       .map(({ way, detail }) => `${way}: ${detail}`)
     return tried.length === 0 ? undefined : new PeerlineError('ERR_PEERLINE_NO_PATH', tried.join('; '))
   }
+}
+
+/** What a WebRTC attempt needs. */
+export function webRtcOptions(
+  setup: WebRtcSetup | false,
+  mayDial: (host: string) => boolean,
+  signal: AbortSignal,
+): WebRtcOptions {
+  return { ...(setup === false ? {} : setup), mayDial, signal }
 }
 
 function shown(targets: readonly SocketAddress[]): string[] {

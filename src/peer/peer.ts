@@ -9,6 +9,7 @@ import {
   parseServerUrl,
   Reservation,
   type Via,
+  type WebRtcSetup,
 } from '../connect/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, parsePeerId } from '../identity/index.ts'
@@ -61,6 +62,11 @@ export interface PeerOptions {
   readonly portMapping?: boolean
   /** STUN servers (`host:port`) to ask for our address, besides those of the rendezvous. @default none */
   readonly reflectors?: readonly string[]
+  /**
+   * WebRTC, where `node-datachannel` is installed: tried when nothing else is direct and there are `iceServers`, or with
+   * `via: 'webrtc'`. Give STUN and TURN servers of your own here; false switches it off. @default no servers
+   */
+  readonly webrtc?: Partial<WebRtcSetup> | false
   /** The search for the way to a NAT with random ports: its budget, or false for none. @default 256 sockets, 1,000 probes/s, 5 s */
   readonly birthday?: BirthdayBudget | false
   /** @internal Takes paths that ask for a circuit: what makes a relay. */
@@ -153,6 +159,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       refresh: (signal) => this.#reachability.refresh(signal),
       openUdp: this.#reachability.openUdp,
       birthday: options.birthday,
+      webrtc: options.webrtc === false ? false : { iceServers: [], ...options.webrtc },
       answerVia: this.#via,
       loopback: () => this.#loopback,
       knownRelays: () => this.#links.map(({ address }) => address),
