@@ -14,7 +14,7 @@ import { Lab } from './lab.js'
 
 const PEER = new URL('./peer.js', import.meta.url)
 
-const SERVER_NAME = 'server.lab'
+export const SERVER_NAME = 'server.lab'
 
 const FIRST_BYTE_MS = 180
 const FIRST_BYTE_LAN_MS = 20
@@ -127,7 +127,7 @@ export async function runMatrix({
 }
 
 /** The lab has no DNS: `ip netns exec` puts what it finds here in the place of /etc/hosts. */
-function nameServer(lab, v4, v6) {
+export function nameServer(lab, v4, v6) {
   for (const { namespace, addresses } of lab.hosts.values()) {
     mkdirSync(`/etc/netns/${namespace}`, { recursive: true })
     // A resolver leaves out what the machine has no way to; a hosts file does not.
@@ -137,7 +137,7 @@ function nameServer(lab, v4, v6) {
   }
 }
 
-function forgetNames(lab) {
+export function forgetNames(lab) {
   for (const { namespace } of lab.hosts.values()) rmSync(`/etc/netns/${namespace}`, { recursive: true, force: true })
 }
 

@@ -141,7 +141,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       reflectors: options.reflectors ?? [],
       udp: options.udp !== false && this.#via !== 'relay' && this.#via !== 'tcp',
       portMapping: (options.portMapping ?? near) && this.#via !== 'relay',
+      observe: this.#via !== 'relay',
       onChange: () => this.#tellChange(),
+      onKeepAlive: (udp) => {
+        for (const session of this.sessions) session.keepAliveMs = { udp }
+      },
     })
     this.#connector = new Connector({
       identity,
@@ -461,6 +465,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       this.#servers.add(session)
       return
     }
+    session.keepAliveMs = { udp: this.#reachability.keepAliveMs }
     session.addEventListener('open', () => this.emit('session', { session, inbound: !session.initiator }))
   }
 

@@ -7,21 +7,20 @@
  *     mappings that the router was asked for ─┘
  *
  * - Nothing is asked while a dial waits: what others see is learned when a rendezvous is reached, and kept fresh.
- * - The UDP socket sends a request every {@link KEEP_MAPPED_MS}, which holds its mapping, and tells when it has changed.
+ * - The UDP socket sends a request every 20 s, or more often where the NAT turns out to forget sooner; that holds its
+ *   mapping, and tells when it has changed.
  * - What is missing (no UDP here, no reflector, no router that maps) is left out: the rest serves.
  */
 import type { Candidate, Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
 import { classifyTcp, type NatView, observeTcp, observeUdp, type TransportView } from '../network/nat.ts'
+import { KEEP_ALIVE_MS, measureMappingLife } from '../network/nat-lifetime.ts'
 import { resolveReflectors } from '../network/nat-reflectors.ts'
 import { PortMapper } from '../network/port-mapping.ts'
 import { reflectTcp, reflectUdp } from '../network/reflect.ts'
 import { UdpSocket } from '../network/udp-socket.ts'
 import type { Listener } from './listener.ts'
 import type { RendezvousLink } from './rendezvous-link.ts'
-
-/** ms between requests that hold the mapping of the UDP socket: below the 30 s of the shortest-lived NATs. */
-const KEEP_MAPPED_MS = 20_000
 
 /** ms for one fresh look at a port that a NAT counts up: two slow round trips, or else old numbers have to do. */
 const REFRESH_MS = 500
@@ -43,8 +42,12 @@ export interface ReachabilityOptions {
   readonly udp: boolean
   /** Ask the router to map our ports. */
   readonly portMapping: boolean
+  /** Ask reflectors; false where nobody is told of what they see. */
+  readonly observe: boolean
   /** The ways to us are others now. */
   readonly onChange: () => void
+  /** UDP paths need a word more or less often than was thought, ms. */
+  readonly onKeepAlive: (ms: number) => void
 }
 
 export class Reachability {
@@ -59,6 +62,9 @@ export class Reachability {
   #reflectors: readonly SocketAddress[] = []
   #observing: Promise<void> | undefined
   #keepTimer: ReturnType<typeof setInterval> | undefined
+  #keepAliveMs = KEEP_ALIVE_MS
+  /** The life of a UDP mapping is, or was, measured in this network. */
+  #measured = false
 
   constructor(options: ReachabilityOptions) {
     this.#options = options
@@ -69,8 +75,7 @@ export class Reachability {
     const { udp, portMapping, listeners } = this.#options
     if (udp) this.#udp = await this.#openUdp().catch(() => undefined)
     if (this.#stop.signal.aborted) return void this.#udp?.close()
-    this.#keepTimer = setInterval(() => void this.#keepMapped(), KEEP_MAPPED_MS)
-    this.#keepTimer.unref?.()
+    this.#keepOften()
     const [listener] = listeners()
     if (!portMapping || listener === undefined) return
     this.#mapper = PortMapper.start({
@@ -155,6 +160,7 @@ export class Reachability {
 
   /** A rendezvous was reached: it has seen our TCP port, and knows reflectors. */
   onOnline(): Promise<void> {
+    if (!this.#options.observe) return Promise.resolve()
     this.#observing ??= this.#observe().finally(() => {
       this.#observing = undefined
     })
@@ -176,6 +182,7 @@ export class Reachability {
       return // closed meanwhile
     }
     if (this.#known !== before) this.#options.onChange()
+    void this.#measureLife()
   }
 
   /** What is known, to be compared. */
@@ -246,6 +253,34 @@ export class Reachability {
     if (udp.status === 'fulfilled') this.#udpView = udp.value
   }
 
+  /** ms of silence after which a UDP path needs a word, so that no NAT on the way forgets it. */
+  get keepAliveMs(): number {
+    return this.#keepAliveMs
+  }
+
+  #keepOften(): void {
+    clearInterval(this.#keepTimer)
+    this.#keepTimer = setInterval(() => void this.#keepMapped(), this.#keepAliveMs)
+    this.#keepTimer.unref?.()
+  }
+
+  /** Learns by trying whether the NAT remembers UDP for 25 s, once in each network. Never rejects. */
+  async #measureLife(): Promise<void> {
+    const { state, mapping } = this.#udpView
+    const [reflector] = this.#reflectors
+    if (this.#measured || state !== 'ok' || mapping === 'none' || reflector === undefined) return
+    this.#measured = true
+    try {
+      const { keepAliveMs } = await measureMappingLife(reflector, { signal: this.#stop.signal })
+      if (keepAliveMs === this.#keepAliveMs) return
+      this.#keepAliveMs = keepAliveMs
+      this.#keepOften()
+      this.#options.onKeepAlive(keepAliveMs)
+    } catch {
+      // Closed meanwhile.
+    }
+  }
+
   /** Holds the mapping of the UDP socket, and learns when it has changed. */
   async #keepMapped(): Promise<void> {
     const [reflector] = this.#reflectors
@@ -266,6 +301,7 @@ export class Reachability {
   async networkChanged(): Promise<void> {
     this.#udpView = UNKNOWN
     this.#tcpView = UNKNOWN
+    this.#measured = false
     this.#mapper?.retry()
     await this.onOnline()
   }
