@@ -9,23 +9,25 @@
  * - What is found beyond that is the business of `upgrade.ts`.
  * - Two peers that dial each other at once: the offer of the one with the smaller id stands, the other's is dropped.
  */
-import { createHash } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { createOffer, type Offer, openOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
-import { parseHostPort, scopeOf } from '../network/address.ts'
+import { parseHostPort } from '../network/address.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
-import { FramedPath, type Path, RelayPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
+import { FramedPath, type Path, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
 import { type Explanation, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
-import { type CircuitOffer, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
+import { Answers } from './answers.ts'
+import { type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
+import { joinCircuits, openCircuit } from './circuit.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
 import type { Reservation } from './reservation.ts'
-import { isSequential, Upgrade, type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from './upgrade.ts'
-import { dialServer, parseServerAddress, type parseServerUrl } from './url.ts'
+import { Upgrade } from './upgrade.ts'
+import { dialServer, type parseServerUrl } from './url.ts'
+import { isSequential, type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from './ways.ts'
 import { explain } from './why.ts'
 
 /**
@@ -49,12 +51,6 @@ function waysOf(via: Via): ReadonlySet<Way> {
 
 /** Longest wait before the answering side begins: half of the longest round trip to a rendezvous that is believed. */
 const MAX_FIRE_IN_MS = 1_000
-
-/** Answers remembered for offers that come again, by another medium or because an answer was lost. */
-const MAX_ANSWERS = 1_024
-
-/** ms that they are remembered: as long as offers are resent. */
-const ANSWER_MEMORY_MS = 30_000
 
 /** Sessions at once with one peer, and in all; more inbound ones are refused. */
 const MAX_SESSIONS_PER_PEER = 8
@@ -111,8 +107,7 @@ export class Connector {
   readonly #dialling = new Map<PeerId, Dialling>()
   /** The search for direct paths of each session. Where there is none, no address of ours may show. */
   readonly #upgrades = new WeakMap<Session, Upgrade>()
-  /** What was answered to which offer, by its hash: one that comes again gets the same answer. */
-  readonly #answers = new Map<string, { readonly at: number; readonly answer: Promise<Uint8Array | undefined> }>()
+  readonly #answers = new Answers()
   readonly #closing = new AbortController()
 
   constructor(options: ConnectorOptions) {
@@ -181,7 +176,7 @@ export class Connector {
     })
     // While the offer travels there is time for a look at ports that our NAT counts up.
     const fresh = ways.size > 0 && isSequential(this.#options.vantage().nat) ? this.#refresh(signal) : undefined
-    const circuits = minted.map(({ own, offer: { relay } }) => this.#openCircuit(relay, own, signal))
+    const circuits = minted.map(({ own, offer: { relay } }) => openCircuit(relay, own, signal))
     for (const circuit of circuits) circuit.catch(() => {})
     try {
       const { keys, body: answered } = await this.#exchange(media, offer, signal)
@@ -316,17 +311,7 @@ export class Connector {
    * @param near the medium takes no time to speak of
    */
   answer(message: Uint8Array, { near = false } = {}): Promise<Uint8Array | undefined> {
-    const now = performance.now()
-    for (const [hash, { at }] of this.#answers) {
-      if (now - at < ANSWER_MEMORY_MS && this.#answers.size < MAX_ANSWERS) break
-      this.#answers.delete(hash)
-    }
-    const hash = createHash('sha256').update(message).digest('base64')
-    const known = this.#answers.get(hash)
-    if (known !== undefined) return known.answer
-    const answer = this.#answer(message, near)
-    this.#answers.set(hash, { at: now, answer })
-    return answer
+    return this.#answers.of(message, () => this.#answer(message, near))
   }
 
   async #answer(message: Uint8Array, near: boolean): Promise<Uint8Array | undefined> {
@@ -347,7 +332,12 @@ export class Connector {
       }
       const remote = decodeBody(offer.body)
       // First of all: the other side comes to the relay as soon as it has the answer.
-      this.#joinCircuits(remote.circuits)
+      joinCircuits(remote.circuits, {
+        knownRelays: this.#options.knownRelays,
+        loopback: this.#options.loopback,
+        accept: (path) => void this.acceptor.accept(path),
+        signal: this.#closing.signal,
+      })
       // Whoever hides will dial none of our addresses: it need not see them.
       const ways = waysOf(remote.hidden ? 'relay' : this.#options.answerVia)
       const body = this.#body(ways)
@@ -365,31 +355,6 @@ export class Connector {
     }
   }
 
-  #joinCircuits(circuits: readonly CircuitOffer[]): void {
-    for (const { relay, token } of circuits) {
-      if (!this.#mayJoin(relay)) continue
-      this.#openCircuit(relay, token, this.#closing.signal).then(
-        (path) => void this.acceptor.accept(path),
-        () => {},
-      )
-    }
-  }
-
-  /**
-   * A relay that a remote names is dialled when it is one of ours, by whatever scheme, or when its address is public. A
-   * private one is not: it would let a remote send requests to whatever answers HTTP in our network.
-   */
-  #mayJoin(relay: string): boolean {
-    try {
-      const { host, port } = parseServerAddress(relay)
-      const ours = this.#options.knownRelays().map(parseServerAddress)
-      if (ours.some((known) => known.host === host && known.port === port)) return true
-      return scopeOf(host) !== 'private' && mayDial(host, { loopback: this.#options.loopback() })
-    } catch {
-      return false
-    }
-  }
-
   // ---- paths ----
 
   /** The other side told more of itself, within the session. */
@@ -404,11 +369,6 @@ export class Connector {
   /** The search for direct paths of a session; none where no address of ours may show. */
   upgradeOf(session: Session): Upgrade | undefined {
     return this.#upgrades.get(session)
-  }
-
-  async #openCircuit(relay: string, token: Uint8Array, signal: AbortSignal): Promise<RelayPath> {
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
-    return new RelayPath(await dialServer(parseServerAddress(relay), { signal: limited }), relay, token)
   }
 
   // ---- direct dials ----

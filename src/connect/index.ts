@@ -11,5 +11,5 @@ export {
 export { Connector, type ConnectorOptions, type Via } from './connector.ts'
 export type { BirthdayBudget } from './punch-udp.ts'
 export { MAX_RELAY_MESSAGE_BYTES, RELAY_PROTOCOL, Reservation } from './reservation.ts'
-export type { Vantage, Way, WebRtcSetup } from './upgrade.ts'
 export { DEFAULT_PORT, parseServerAddress, parseServerUrl, type ServerUrl } from './url.ts'
+export type { Vantage, Way, WebRtcSetup } from './ways.ts'

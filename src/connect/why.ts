@@ -4,7 +4,7 @@
 import { formatHostPort } from '../network/address.ts'
 import type { Explanation, NatSummary, PathAttempt, Session } from '../session/index.ts'
 import type { Candidate, ConnectionBody } from './candidate.ts'
-import type { Vantage } from './upgrade.ts'
+import type { Vantage } from './ways.ts'
 
 /** What is known of a session's ways. */
 export interface Evidence {
