@@ -166,6 +166,34 @@ describe('a data channel as a pipe', () => {
     expect([reader.bytes, reader.closes.length]).toEqual([0, 1])
   })
 
+  test('the word that it was cut is enough', async () => {
+    const { pipe, channel, far } = await openBare()
+    const reader = new Reader(pipe)
+    pipe.pause()
+    channel.send(new Uint8Array(5))
+    channel.send('cut')
+    expect(await reader.end()).toBe('ERR_PEERLINE_UNREACHABLE')
+    await expect.poll(() => far.connectionState).toBe('closed')
+  })
+
+  test('destroyed, it says so, takes nothing more, and does not wait for ever for the other side', async () => {
+    const { pipe, channel, far } = await openBare()
+    const reader = new Reader(pipe)
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const said = once(channel, 'message') as Promise<[MessageEvent]>
+    pipe.destroy()
+    expect([pipe.writable, pipe.write([sample(5)])]).toEqual([false, false])
+    expect((await said)[0].data).toBe('cut')
+    channel.send(new Uint8Array(5))
+    await turns(20)
+    expect([reader.bytes, reader.closes]).toEqual([0, [undefined]])
+    expect(far.connectionState).toBe('connected')
+    vi.advanceTimersByTime(2_000)
+    vi.useRealTimers()
+    await expectAllClosed(2)
+    expect(reader.closes.length).toBe(1)
+  })
+
   test('a connection that goes away without an end was cut', async () => {
     const { pipe, channel, far } = await openBare()
     const reader = new Reader(pipe)
@@ -212,6 +240,55 @@ describe('a data channel as a pipe', () => {
     expect(reader.bytes).toBe(7)
   })
 
+  test('an end that comes while it is paused is told after resume, and no drain to a writer who need not wait', async () => {
+    const { pipe, channel } = await openBare()
+    const reader = new Reader(pipe)
+    pipe.pause()
+    channel.send(String(2 * WINDOW_BYTES))
+    channel.send('end')
+    await once(channel, 'message')
+    await turns(20)
+    expect(reader.closes).toEqual([])
+    pipe.resume()
+    expect(await reader.end()).toBe('in order')
+    expect(reader.drain).not.toHaveBeenCalled()
+  })
+
+  test('ended by both, it is over when both have it all', async () => {
+    const { pipe, channel } = await openBare()
+    const reader = new Reader(pipe)
+    let bytes = 0
+    const said: string[] = []
+    channel.addEventListener('message', ({ data }: MessageEvent<string | ArrayBuffer>) => {
+      if (typeof data === 'string') said.push(data)
+      else bytes += data.byteLength
+    })
+    for (let i = 0; i < 100; i++) pipe.write([sample(65_536)])
+    pipe.end()
+    channel.send('end')
+    await expect.poll(() => said).toEqual(['ended'])
+    expect(reader.closes).toEqual([])
+    channel.send(String(2 * WINDOW_BYTES))
+    await expect.poll(() => said).toEqual(['ended', 'end'])
+    expect([bytes, reader.closes.length]).toEqual([100 * 65_536, 0])
+    channel.send('ended')
+    expect(await reader.end()).toBe('in order')
+    await expectAllClosed(2)
+  })
+
+  test('destroyed from inside data it delivers no more', async () => {
+    const { pipe, channel } = await openBare()
+    const reader = new Reader(pipe)
+    pipe.pause()
+    for (let i = 0; i < 3; i++) channel.send(new Uint8Array(5))
+    channel.send('end')
+    await once(channel, 'message')
+    reader.onData = () => pipe.destroy()
+    pipe.resume()
+    expect(await reader.end()).toBe('in order')
+    expect(reader.bytes).toBe(5)
+  })
+
   test('ended by this side too, it is over at once, though nothing of it was read', async () => {
     const { pipe, channel } = await openBare()
     const reader = new Reader(pipe)
@@ -220,7 +297,8 @@ describe('a data channel as a pipe', () => {
     channel.send('end')
     await once(channel, 'message')
     pipe.end()
-    expect(await reader.end()).toBe('in order')
+    await turns(2)
+    expect(reader.closes).toEqual([undefined])
     expect(reader.bytes).toBe(0)
   })
 

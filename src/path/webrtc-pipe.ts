@@ -6,15 +6,16 @@
  *     text "<number>"     the reader takes bytes up to this offset of what the other side sends, in all
  *     text "end"          that was all: nothing binary follows
  *     text "ended"        answers "end": all of it has arrived
+ *     text "cut"          no more comes, though it was not all
  *
  * WebRTC cannot be told to stop reading: whatever arrives is pushed at us. So the pipe has a window of its own:
  * - a side may send {@link WINDOW_BYTES} beyond what the other one has read; the reader raises the offset as it reads;
  * - each binary message counts {@link MESSAGE_COST_BYTES} more than it has, so that tiny ones cannot fill the memory;
  * - more than that is a broken rule, `ERR_PEERLINE_PROTOCOL`.
  *
- * Closing a channel may overtake messages on their way up (events of libdatachannel come by several queues), and cuts
- * what was not sent. So an end in order is a message too, and it is answered; a channel that closes without it was cut,
- * `ERR_PEERLINE_UNREACHABLE`.
+ * Closing a channel may overtake messages on their way up (events of libdatachannel come by several queues), cuts what was
+ * not sent, and is told to the other side in one packet, which may get lost. So both kinds of end are messages too. An end
+ * in order is answered; a channel that closes without it was cut, `ERR_PEERLINE_UNREACHABLE`.
  */
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { PIPE_HIGH_WATER_BYTES, type Pipe, type PipeHandler } from './pipe.ts'
@@ -32,11 +33,12 @@ const GRANT_BYTES = WINDOW_BYTES / 4
 /** Bytes waiting below which a blocked writer is told to go on. */
 const LOW_WATER_BYTES = PIPE_HIGH_WATER_BYTES / 4
 
-/** ms that the side which was told of the end waits for the other one to close, so that its answer gets there. */
+/** ms that a side which is done waits for the other one to close, so that its last word gets there. */
 const LINGER_MS = 2_000
 
 const END = 'end'
 const ENDED = 'ended'
+const CUT = 'cut'
 
 /** Pieces are put together here: `send` copies what it is given. */
 let scratch: Uint8Array<ArrayBuffer> | undefined
@@ -65,9 +67,10 @@ export class DataChannelPipe implements Pipe {
   #read = 0
   #granted = WINDOW_BYTES
   #paused = false
-  #delivering = false
   #endReceived = false
 
+  /** Destroyed by its owner: what is under way to the other side goes out, with the word that it was cut. */
+  #leaving = false
   /** The connection was let go of. */
   #released = false
   /** The end was told to the handler, or will be as soon as there is one. */
@@ -93,7 +96,7 @@ export class DataChannelPipe implements Pipe {
 
   /** Bytes that wait to be sent, here and in the channel. */
   get waiting(): number {
-    return this.#queued + (this.#released ? 0 : this.#channel.bufferedAmount)
+    return this.#queued + (this.#released || this.#leaving ? 0 : this.#channel.bufferedAmount)
   }
 
   start(handler: PipeHandler): void {
@@ -133,18 +136,23 @@ export class DataChannelPipe implements Pipe {
   }
 
   destroy(): void {
-    this.#release()
+    if (this.#leaving) return
+    this.#leaving = true
+    this.#held.length = 0
     queueMicrotask(() => this.#finish(undefined))
+    if (this.#released || this.#channel.readyState !== 'open') return this.#release()
+    this.#say(CUT)
+    this.#lingerOn()
   }
 
   /** Takes bytes for the other side. */
   get #open(): boolean {
-    return !this.#released && !this.#over && !this.#ending && !this.#endReceived
+    return !this.#released && !this.#leaving && !this.#over && !this.#ending && !this.#endReceived
   }
 
   /** Sends what window and channel take. */
   #flush(): void {
-    if (this.#released || this.#channel.readyState !== 'open') return
+    if (this.#released || this.#leaving || this.#channel.readyState !== 'open') return
     try {
       while (this.#queued > 0 && this.#channel.bufferedAmount < PIPE_HIGH_WATER_BYTES) {
         const bytes = Math.min(this.#queued, MAX_SCTP_MESSAGE_BYTES)
@@ -199,6 +207,7 @@ export class DataChannelPipe implements Pipe {
   readonly #onMessage = ({ data }: MessageEvent<unknown>): void => {
     if (this.#released) return
     if (typeof data === 'string') return this.#onText(data)
+    if (this.#leaving) return
     if (!(data instanceof ArrayBuffer) || this.#endReceived) return this.#refuse('bytes after its end')
     this.#received += data.byteLength + MESSAGE_COST_BYTES
     if (this.#received > this.#granted) return this.#refuse('more than its window')
@@ -212,10 +221,10 @@ export class DataChannelPipe implements Pipe {
       this.#endReceived = true
       // All of it is here, read or not: the other side need not stay for the reader.
       this.#say(ENDED)
-      this.#linger = setTimeout(() => this.#cut(undefined), LINGER_MS)
-      this.#linger.unref?.()
+      this.#lingerOn()
       return this.#deliver()
     }
+    if (text === CUT) return this.#onCut()
     if (text === ENDED && this.#endSent) {
       this.#release()
       return this.#finish(undefined)
@@ -228,11 +237,9 @@ export class DataChannelPipe implements Pipe {
 
   /** Hands on what is held, until the reader pauses. */
   #deliver(): void {
-    if (this.#delivering || this.#handler === undefined) return
-    this.#delivering = true
     let done = 0
     try {
-      while (!this.#paused && !this.#over && done < this.#held.length) {
+      while (this.#handler !== undefined && !this.#paused && done < this.#held.length) {
         const chunk = this.#held[done++]!
         this.#read += chunk.length + MESSAGE_COST_BYTES
         // The handler may free the chunk.
@@ -240,7 +247,6 @@ export class DataChannelPipe implements Pipe {
       }
     } finally {
       this.#held.splice(0, done)
-      this.#delivering = false
     }
     if (this.#over) return
     if (this.#endReceived) {
@@ -281,6 +287,11 @@ export class DataChannelPipe implements Pipe {
     // Not at once: this may be inside a call of the owner's.
     if (!this.#endReceived) queueMicrotask(() => this.#finish(error))
     else if (this.#ending) queueMicrotask(() => this.#finish(undefined))
+  }
+
+  #lingerOn(): void {
+    this.#linger ??= setTimeout(() => this.#cut(undefined), LINGER_MS)
+    this.#linger.unref?.()
   }
 
   /** Lets the connection go, at once. */

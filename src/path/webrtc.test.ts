@@ -13,7 +13,7 @@ import { reflectUdp } from '../network/reflect.ts'
 import { UdpReflector } from '../server/reflector.ts'
 import { FramedPath } from './framing.ts'
 import { describePath, type PathPair, Recorder, sample, turns } from './path.compliance.ts'
-import { WebRtcAttempt, type WebRtcOptions } from './webrtc.ts'
+import { GATHER_MS, WebRtcAttempt, type WebRtcOptions } from './webrtc.ts'
 import { decodeDescription, encodeDescription, type IceDescription } from './webrtc-description.ts'
 import {
   boundTo,
@@ -180,6 +180,20 @@ describe('what others describe', () => {
       }),
     )
     expect(connections).toEqual([])
+  })
+
+  test('and the platform refuses ends the attempt', async () => {
+    const offer = await WebRtcAttempt.offer(options())
+    class Refusing extends Loopback {
+      override setRemoteDescription(): Promise<void> {
+        return Promise.reject(new DOMException('not for me', 'OperationError'))
+      }
+    }
+    const answering = WebRtcAttempt.answer(offer.description, options({ RTCPeerConnection: Refusing }))
+    await expect(answering).rejects.toThrow(code('ERR_PEERLINE_UNREACHABLE'))
+    await expect(answering).rejects.toThrow(/not for me/)
+    offer.close()
+    await expectAllClosed(2)
   })
 
   test('as an answer ends the attempt unless it is well-formed', async () => {
@@ -375,6 +389,16 @@ describe('with servers', () => {
       await expectTalk(a, b)
     })
 
+    test.skipIf(missing)('that is slow is waited for when there is no other way', async () => {
+      const server = await turnServer()
+      const front = await delayed(Number(server.urls.split(':').at(-1)))
+      const iceServers = [{ ...server, urls: `turn:127.0.0.1:${front}` }]
+      const begin = performance.now()
+      const offer = await WebRtcAttempt.offer(options({ iceServers, iceTransportPolicy: 'relay' }))
+      expect(performance.now() - begin).toBeGreaterThan(GATHER_MS)
+      expect(decodeDescription(offer.description, 'offer').candidates.map(({ type }) => type)).toEqual(['relay'])
+    })
+
     test.skipIf(missing)('that does not know us gives no address', async () => {
       const iceServers = [{ ...(await turnServer()), credential: 'wrong' }]
       const offering = WebRtcAttempt.offer(everywhere({ iceServers, iceTransportPolicy: 'relay' }))
@@ -383,6 +407,21 @@ describe('with servers', () => {
     })
   })
 })
+
+/** The port of a way to UDP port `to` that takes 0.2 s there, and 0.2 s back. */
+async function delayed(to: number): Promise<number> {
+  const [front, back] = [await silentServer(), await silentServer()]
+  let client = 0
+  front.on('message', (datagram, { port }) => {
+    client = port
+    later(() => back.send(datagram, to, '127.0.0.1', () => {}))
+  })
+  back.on('message', (datagram) => later(() => front.send(datagram, client, '127.0.0.1', () => {})))
+  const timers = new Set<ReturnType<typeof setTimeout>>()
+  const later = (send: () => void): void => void timers.add(setTimeout(send, 200))
+  closers.unshift(async () => timers.forEach(clearTimeout))
+  return front.address().port
+}
 
 async function freePort(): Promise<number> {
   const socket = createSocket('udp4').bind(0, '127.0.0.1')

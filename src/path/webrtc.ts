@@ -39,7 +39,7 @@ import {
   type PeerConnectionConstructor,
 } from './webrtc-platform.ts'
 
-/** ms for candidates, once there is one: two round trips to a far TURN server, three to a STUN server. */
+/** ms for candidates, once there is one: TURN takes two round trips (the first is refused), to the far side of the globe. */
 export const GATHER_MS = 600
 
 /** ms for the first candidate: with a relay policy there is none before a TURN server has answered. */
@@ -54,7 +54,11 @@ export const ATTEMPT_MS = 30_000
 export interface WebRtcOptions {
   /** STUN and TURN servers. node-datachannel uses one STUN server and two TURN servers of them, over UDP. @default [] */
   readonly iceServers?: readonly IceServer[]
-  /** `relay`: tells the other side of relayed addresses only. @default 'all' */
+  /**
+   * `relay`: tells the other side of relayed addresses only. It hides nothing with node-datachannel, which sends its own
+   * checks from the machine's addresses all the same.
+   * @default 'all'
+   */
   readonly iceTransportPolicy?: RTCIceTransportPolicy
   /** Whether our packets may go to an address (an IP literal, or an mDNS name) that the other side describes. */
   readonly mayDial: (host: string) => boolean
@@ -175,7 +179,6 @@ class Making {
 
   static async begin(options: WebRtcOptions): Promise<Making> {
     const { signal, iceServers = [], iceTransportPolicy = 'all' } = options
-    if (signal.aborted) throw abortError(signal, 'WebRTC')
     const PeerConnection = options.RTCPeerConnection ?? (await loadPeerConnection())
     if (signal.aborted) throw abortError(signal, 'WebRTC')
     return new Making(openPeerConnection(PeerConnection, iceServers, iceTransportPolicy), options)
