@@ -17,8 +17,9 @@ const REACH_MS = 30_000
 /** Strangers that are named on standard error when they are refused; more are refused in silence. */
 const MAX_NAMED_STRANGERS = 100
 
-/** Makes the peer of a command that only dials. */
-export function dialingPeer(options: PeerOption): Promise<Peer> {
+/** Makes the peer of a command that only dials. @throws PeerlineError `ERR_PEERLINE_INVALID`, … */
+export async function dialingPeer(options: PeerOption & DialOption): Promise<Peer> {
+  checkWays(options)
   // Gone again before a router's mapping is worth its asking.
   return makePeer(options, { listed: false, portMapping: false })
 }
@@ -45,14 +46,17 @@ export async function answeringPeer(options: PeerOption & AllowOption, out: Outp
 }
 
 async function makePeer(options: PeerOption, more: PeerOptions): Promise<Peer> {
-  const { identity, rendezvous, listen, via, lan, mapPorts } = options
+  const { identity, rendezvous, listen, via, stun, lan, mapPorts, birthday } = options
   const { Peer } = await import('../peer/index.ts')
   return Peer.create({
     identityFile: identity,
     rendezvous: rendezvous ?? [],
     via,
+    // Where nothing is said, the peer itself knows best: on loopback it leaves both alone.
     ...(lan ? {} : { lan }),
     ...(mapPorts ? {} : { portMapping: false }),
+    ...(birthday ? {} : { birthday }),
+    ...(stun === undefined ? {} : { reflectors: await readReflectors(stun) }),
     ...(listen === undefined ? {} : { listen: listen.filter((address) => address !== 'none') }),
     ...more,
   })
@@ -86,6 +90,16 @@ export async function online(peer: Peer, signal: AbortSignal): Promise<void> {
     // A server that stays silent is one that cannot be reached.
     if ((error as PeerlineError).code !== 'ERR_PEERLINE_TIMEOUT') throw error
     throw new PeerlineError('ERR_PEERLINE_UNREACHABLE', (error as Error).message, { cause: error })
+  }
+}
+
+/** Refuses ways to dial that exclude each other. @throws PeerlineError `ERR_PEERLINE_INVALID` */
+function checkWays({ via, relay, exclusive = false }: PeerOption & DialOption): void {
+  if (exclusive && relay === undefined) {
+    throw new PeerlineError('ERR_PEERLINE_INVALID', '--exclusive goes with --relay')
+  }
+  if (relay !== undefined && via !== 'auto' && via !== 'relay') {
+    throw new PeerlineError('ERR_PEERLINE_INVALID', `--via ${via} uses no relay, so --relay makes no sense with it`)
   }
 }
 
@@ -126,6 +140,16 @@ export function withRecovery(error: unknown, advice: Partial<Record<ErrorCode, s
 export async function readPeerId(text: string): Promise<string> {
   const { parsePeerId } = await import('../identity/index.ts')
   return parsePeerId(text)
+}
+
+/** Checks the names of reflectors. @throws PeerlineError `ERR_PEERLINE_INVALID` */
+export async function readReflectors(names: readonly string[]): Promise<readonly string[]> {
+  const { parseHostPort } = await import('../network/address.ts')
+  for (const name of names) {
+    const { host, port } = parseHostPort(name)
+    if (host === '' || port === 0) throw new PeerlineError('ERR_PEERLINE_INVALID', `${name}: a reflector is host:port`)
+  }
+  return names
 }
 
 /** Ends a peer in order, within what a stopped command has. */

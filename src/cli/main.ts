@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs'
 import v8 from 'node:v8'
 import { Command, CommanderError } from 'commander'
 import { addDemoCommand } from './demo.ts'
+import { addDoctorCommand } from './doctor.ts'
 import { EXIT, EXIT_CODES_HELP } from './exit-codes.ts'
 import { addIdCommand } from './id.ts'
 import { printable } from './output.ts'
@@ -26,13 +27,16 @@ const ENVIRONMENT_HELP = `Environment, for what no flag says:
   PEERLINE_RENDEZVOUS  server URLs, separated by spaces or commas (--rendezvous)
   PEERLINE_LISTEN      addresses to listen on (--listen)
   PEERLINE_ALLOW       peers to let in, or "all" (--allow)
+  PEERLINE_VIA         the way to use (--via)
+  PEERLINE_STUN        STUN servers to ask for our address (--stun)
   PEERLINE_DEBUG=1     print the whole error when something fails`
 
 const EXAMPLES_HELP = `Examples:
   peerline demo                                                    see it work, with no set-up
   peerline serve                                                   a server; prints its URL
   peerline receive --rendezvous URL --allow PEER                   on one machine
-  peerline send FILE PEER --rendezvous URL                         on another`
+  peerline send FILE PEER --rendezvous URL                         on another
+  peerline doctor --rendezvous URL                                 what does this network let through?`
 
 function readVersion(): string {
   const text = readFileSync(new URL('../../package.json', import.meta.url), 'utf8')
@@ -54,6 +58,7 @@ function makeProgram(): Command {
   addSendCommand(program)
   addReceiveCommand(program)
   addPipeCommand(program)
+  addDoctorCommand(program)
   addDemoCommand(program)
   return program
 }

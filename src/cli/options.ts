@@ -22,8 +22,10 @@ export interface PeerOption extends IdentityOption {
   readonly rendezvous?: readonly string[]
   readonly listen?: readonly string[]
   readonly via: Via
+  readonly stun?: readonly string[]
   readonly lan: boolean
   readonly mapPorts: boolean
+  readonly birthday: boolean
 }
 
 /** Who may come in. */
@@ -59,24 +61,41 @@ export function addListen(command: Command, text: string): Command {
   return command.addOption(new Option('--listen <host:port>', text).env('PEERLINE_LISTEN').argParser(collect))
 }
 
+export function addRendezvous(command: Command, text: string): Command {
+  return command.addOption(new Option('--rendezvous <url>', text).env('PEERLINE_RENDEZVOUS').argParser(collect))
+}
+
+/** What is found out about the network, and what of it is left alone. */
+export function addNetwork(command: Command): Command {
+  return command
+    .option('--no-lan', 'do not look for peers on the local network')
+    .option('--no-map-ports', 'do not ask the router to map ports (UPnP, NAT-PMP, PCP)')
+}
+
 export function addPeer(command: Command): Command {
-  addIdentity(command).addOption(
-    new Option('--rendezvous <url>', 'server to be found through, as it prints itself; may be repeated')
-      .env('PEERLINE_RENDEZVOUS')
-      .argParser(collect),
-  )
+  addRendezvous(addIdentity(command), 'server to be found through, as it prints itself; may be repeated')
   command
     .addOption(
-      new Option('--via <way>', 'relay: relays alone, and no address of ours is told; direct: no relay; or one kind')
+      new Option(
+        '--via <way>',
+        'relay: relays alone, and no address of ours is told to peers; direct: no relay; or one kind of direct path',
+      )
         .choices(['auto', 'relay', 'direct', 'tcp', 'udp', 'webrtc'])
         .default('auto')
         .env('PEERLINE_VIA'),
     )
-    .option('--no-lan', 'do not look for peers on the local network')
-    .option('--no-map-ports', 'do not ask the router to map ports (UPnP, NAT-PMP, PCP)')
+    .addOption(
+      new Option('--stun <host:port>', 'STUN server to ask for our address, besides the rendezvous; may be repeated')
+        .env('PEERLINE_STUN')
+        .argParser(collect),
+    )
+  addNetwork(command).option(
+    '--no-birthday',
+    'do not search for the port of a peer whose router gives random ones (256 sockets, 5,000 probes in 5 s)',
+  )
   return addListen(
     command,
-    'where to listen for direct paths; may be repeated; "none" for nowhere (default: a free port)',
+    'where to listen for direct paths; may be repeated; "none" for nowhere (default: a free port; nowhere with --via relay)',
   )
 }
 
@@ -93,8 +112,8 @@ export function addDial(command: Command): Command {
     .addOption(
       new Option('--address <host:port>', 'where the peer listens, if known; may be repeated').argParser(collect),
     )
-    .option('--relay <url>', 'a relay to use before others, as it prints itself')
-    .option('--exclusive', 'with --relay: no other relay, and no direct path')
+    .option('--relay <url>', 'a relay to use before those of the rendezvous, as it prints itself')
+    .option('--exclusive', 'with --relay: no other relay and no direct path, and no address of ours is told')
 }
 
 /** A whole number within bounds. */

@@ -75,6 +75,18 @@ export function failureLine(error: unknown): string {
   return `peerline: ${said}${recover === '' ? '' : ` ${printable(recover)}`}`
 }
 
+/** Rows of cells as lines whose columns stand below each other; the last column is as wide as it is. */
+export function columns(rows: readonly (readonly string[])[]): string[] {
+  const widths: number[] = []
+  for (const row of rows) {
+    for (const [at, cell] of row.slice(0, -1).entries()) widths[at] = Math.max(widths[at] ?? 0, cell.length)
+  }
+  return rows.map((row) => {
+    const cells = row.map((cell, at) => (at === row.length - 1 ? cell : cell.padEnd(widths[at]!)))
+    return `  ${cells.join('  ')}`.trimEnd()
+  })
+}
+
 const UNITS = ['B', 'kB', 'MB', 'GB', 'TB', 'PB']
 
 /** `12.3 MB`; units of 1000. */

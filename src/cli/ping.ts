@@ -7,12 +7,13 @@
 import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
 import type { PathKind } from '../path/index.ts'
-import type { Session } from '../session/index.ts'
+import type { PathChange, Session } from '../session/index.ts'
 import { EXIT } from './exit-codes.ts'
 import { closePeer, dialingPeer, online, reach, readPeerId, withRecovery } from './local-peer.ts'
 import { addDial, addJson, addPeer, type DialOption, type JsonOption, type PeerOption, wholeNumber } from './options.ts'
 import { formatMs, type Output, roundMs } from './output.ts'
 import { pause, run } from './run.ts'
+import { whyEvent, whyLines } from './why-report.ts'
 
 /** ms that an answer may take: after that it is of no use to whoever waits, and a change of paths is over. */
 const ANSWER_MS = 10_000
@@ -23,6 +24,7 @@ const LOST: ReadonlySet<string> = new Set(['ERR_PEERLINE_TIMEOUT', 'ERR_PEERLINE
 interface PingOptions extends PeerOption, DialOption, JsonOption {
   readonly count: number
   readonly interval: number
+  readonly why?: boolean
 }
 
 /** What the summary says of the way there; ms from the dial. */
@@ -39,6 +41,7 @@ export function addPingCommand(program: Command): void {
   command
     .option('--count <n>', 'pings to send', wholeNumber(1, 1_000_000), 4)
     .option('--interval <ms>', 'ms from one ping to the next', wholeNumber(0, 86_400_000), 1000)
+    .option('--why', 'after the pings: why this path, what else was tried, both NATs, and what would help')
   command.addHelpText(
     'after',
     `
@@ -46,6 +49,7 @@ Examples:
   peerline ping <peer id> --rendezvous 'ws://192.0.2.1:4400#<peer id>'
   peerline ping <peer id> --address 192.0.2.7:4401           directly, without any server
   peerline ping <peer id> --via relay --count 1 --json
+  peerline ping <peer id> --why                              why is it relayed, and what would help?
 
 The exit code is 0 only if every ping was answered.
 `,
@@ -56,18 +60,21 @@ The exit code is 0 only if every ping was answered.
       const times: Times = { connectMs: null, firstByteMs: null, paths: [] }
       let onlineMs: number | null = null
       let dialledAt = 0
+      // What becomes of the paths after that is the goodbye's doing.
+      const over = new AbortController()
       const peer = await dialingPeer(options)
       try {
         peer.addEventListener('online', () => {
           onlineMs ??= roundMs(performance.now())
         })
         peer.addEventListener('session', ({ detail: { session } }) => {
-          if (session.peer === id) follow(session, times, () => dialledAt, out)
+          if (session.peer === id) follow(session, { times, dialledAt: () => dialledAt, out, over: over.signal })
         })
         if (options.address === undefined && options.rendezvous !== undefined) await online(peer, signal)
         dialledAt = performance.now()
         const session = await reach(peer, id, options, signal)
         const { sent, received, error } = await pingAll(session, { ...options, times, dialledAt, out, signal })
+        over.abort()
         out.event({
           event: 'summary',
           onlineMs,
@@ -79,6 +86,7 @@ The exit code is 0 only if every ping was answered.
           received,
         })
         sum(times, onlineMs, sent, received, out)
+        if (options.why === true) tellWhy(session, out)
         if (error !== undefined) {
           throw withRecovery(error, { ERR_PEERLINE_NO_PROTOCOL: 'It answers no pings; `peerline up` does.' })
         }
@@ -91,17 +99,23 @@ The exit code is 0 only if every ping was answered.
   )
 }
 
-/** Takes note of the paths of a session that has just opened. */
-function follow(session: Session, times: Times, dialledAt: () => number, out: Output): void {
+/** Takes note of the paths of a session that has just opened, and tells of changes. */
+function follow(
+  session: Session,
+  { times, dialledAt, out, over }: { times: Times; dialledAt: () => number; out: Output; over: AbortSignal },
+): void {
   const use = (path: PathKind): number => {
     const atMs = roundMs(performance.now() - dialledAt())
     times.paths.push({ path, atMs })
     return atMs
   }
   times.connectMs ??= use(session.path!)
-  session.addEventListener('path', ({ detail: { from, to, reason } }) => {
-    out.say(`path: ${from} to ${to} (${reason}) after ${formatMs(use(to))}`)
-  })
+  const onPath = ({ detail: { from, to, reason } }: CustomEvent<PathChange>) => {
+    const atMs = use(to)
+    out.event({ event: 'path', peer: session.peer, from, to, reason })
+    out.say(`path: ${from} to ${to} (${reason}) after ${formatMs(atMs)}`)
+  }
+  session.addEventListener('path', onPath, { signal: over })
 }
 
 /** Sends the pings, one after the other. `error`: what made it give up. */
@@ -130,6 +144,12 @@ async function pingAll(
     if (signal.aborted) return { sent: seq, received, error: undefined }
   }
   return { sent: count, received, error: undefined }
+}
+
+function tellWhy(session: Session, out: Output): void {
+  const report = session.why()
+  out.event(whyEvent(report))
+  for (const line of whyLines(report)) out.say(line)
 }
 
 function sum(

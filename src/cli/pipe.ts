@@ -24,8 +24,8 @@ Examples:
   peerline pipe --receive --allow <peer id> > backup.tar         on the one machine
   tar c photos | peerline pipe <peer id>                         on the other
 
-Both ends finish when everything has been written out. --address and --via are for the end that dials, --allow for the
-other one.
+Both ends finish when everything has been written out. --address and --relay are for the end that dials, --allow for
+the other one.
 `,
   )
   command.action((to: string | undefined, options: PipeOptions) =>

@@ -3,7 +3,7 @@
  */
 import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
-import type { Session } from '../session/index.ts'
+import type { PathChange, Session } from '../session/index.ts'
 import { closePeer, dialingPeer, reach, readPeerId, withRecovery } from './local-peer.ts'
 import { addDial, addJson, addPeer, byteCount, type DialOption, type JsonOption, type PeerOption } from './options.ts'
 import { formatBytes, type Output } from './output.ts'
@@ -39,15 +39,19 @@ A transfer that was cut off goes on where it stopped: give the same command agai
       if (files.length === 0) throw new PeerlineError('ERR_PEERLINE_INVALID', 'send needs a file and, last, a peer')
       const to = await readPeerId(names.at(-1)!)
       await checkFiles(files)
+      // What becomes of the paths after that is the goodbye's doing.
+      const over = new AbortController()
       const peer = await dialingPeer(options)
       try {
         const session = await reach(peer, to, options, signal)
-        session.addEventListener('path', ({ detail: { from, to, reason } }) => {
+        const onPath = ({ detail: { from, to, reason } }: CustomEvent<PathChange>) => {
           out.event({ event: 'path', peer: session.peer, from, to, reason })
           out.say(`path: ${from} to ${to} (${reason})`)
-        })
+        }
+        session.addEventListener('path', onPath, { signal: over.signal })
         for (const file of files) await sendOne(session, file, options, out, signal)
       } finally {
+        over.abort()
         await closePeer(peer)
       }
       return undefined

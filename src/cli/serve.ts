@@ -25,6 +25,8 @@ interface ServeOptions extends IdentityOption, JsonOption {
   readonly tlsKey?: string
   readonly publicUrl?: string
   readonly reflector?: readonly string[]
+  readonly alternatePort?: number | false
+  readonly alternateHost?: string
   readonly relay: boolean
   readonly relayRate?: number
   readonly relayBytes?: number
@@ -40,7 +42,14 @@ export function addServeCommand(program: Command): void {
     .option('--tls-cert <file>', 'PEM certificate chain: the port speaks TLS too (wss:)')
     .option('--tls-key <file>', 'the PEM key of the certificate')
     .option('--public-url <url>', 'how others reach it, if not where it listens: wss://peer.example.org')
-    .option('--reflector <host:port>', 'another STUN server that peers may ask too; may be repeated', collect)
+    .option(
+      '--alternate-port <port>',
+      'second port, which only reflects; name it to open it in a firewall (default: any free one)',
+      wholeNumber(1, 65_535),
+    )
+    .option('--no-alternate-port', 'reflect at the main port alone: peers cannot tell how their NAT maps ports')
+    .option('--alternate-host <ip>', 'second address of this machine to reflect at; --listen must name the first')
+    .option('--reflector <host:port>', 'another STUN server that peers may ask too; may be repeated, up to 4', collect)
     .option('--no-relay', 'only introduce peers, carry nothing')
     .option('--relay-rate <bytes>', 'bytes a second that a circuit may carry, each way (default: 128MiB)', byteCount)
     .option('--relay-bytes <bytes>', 'bytes that a circuit may carry in all (default: 64GiB)', byteCount)
@@ -53,13 +62,14 @@ Examples:
   peerline serve                                     port 4400 of every interface; prints the URL that peers need
   peerline serve --listen 127.0.0.1:0 --json         any free port of this machine, for scripts
   peerline serve --listen :443 --tls-cert chain.pem --tls-key key.pem --public-url wss://peer.example.org
+  peerline serve --listen 192.0.2.1:4400 --alternate-host 192.0.2.2 --alternate-port 4401    tells peers all about their NAT
 
 The URL ends in #<peer id>, which is how peers know that it is the right server: keep the identity file.
 `,
   )
   command.action((options: ServeOptions) =>
     run({ ...options, endless: true }, async ({ out, signal }) => {
-      const { listen = [], publicUrl, tlsCert, tlsKey, relay } = options
+      const { listen = [], publicUrl, tlsCert, tlsKey, relay, alternatePort, alternateHost } = options
       const { PeerlineError } = await import('../errors.ts')
       if (listen.length > 1) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a server listens on one address')
       if ((tlsCert === undefined) !== (tlsKey === undefined)) {
@@ -70,14 +80,17 @@ The URL ends in #<peer id>, which is how peers know that it is the right server:
         identityFile: options.identity,
         relay: relay ? relayLimits(options) : false,
         ...(options.reflector === undefined ? {} : { reflectors: options.reflector }),
+        ...(alternatePort === undefined ? {} : { alternatePort }),
+        ...(alternateHost === undefined ? {} : { alternateHost }),
         ...(listen[0] === undefined ? {} : { listen: listen[0] }),
         ...(publicUrl === undefined ? {} : { publicUrl }),
         ...(tlsCert === undefined || tlsKey === undefined
           ? {}
           : { tls: { cert: await readPem(tlsCert), key: await readPem(tlsKey) } }),
       })
-      out.event({ event: 'listening', url: server.url })
+      out.event({ event: 'listening', url: server.url, reflectors: server.reflectors })
       out.say(`listening: ${server.url}`)
+      if (server.reflectors.length > 0) out.say(`reflecting also at: ${server.reflectors.join(', ')}`)
       out.say(`peers come in with: peerline up --rendezvous '${server.url}'`)
       await stopping(signal)
       await server.close({ signal: AbortSignal.timeout(CLOSE_MS) })

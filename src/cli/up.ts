@@ -17,6 +17,7 @@ export function addUpCommand(program: Command): void {
 Examples:
   peerline up --rendezvous 'ws://192.0.2.1:4400#<peer id>' --allow all
   peerline up --listen :4401 --allow <peer id>         without any server: found at this address alone
+  peerline up --via relay --allow all                  relays alone: no peer learns an address of this machine
 
 It ends when no rendezvous can be reached at the start. One that is lost later is dialled again until it is back.
 `,

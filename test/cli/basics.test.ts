@@ -1,13 +1,34 @@
 /**
  * What every command has in common, and those that need nobody else.
  */
+import dgram from 'node:dgram'
+import { once } from 'node:events'
 import { readFile, stat } from 'node:fs/promises'
+import net from 'node:net'
 import { expect, test } from 'vitest'
 import { EXIT, exitCodeOf } from '../../src/cli/exit-codes.ts'
 import { PeerlineError } from '../../src/errors.ts'
 import { World } from './command.ts'
 
-const COMMANDS = ['id', 'serve', 'up', 'ping', 'send', 'receive', 'pipe', 'demo']
+/** A port that is free for UDP and TCP just now, and below those that systems give out. */
+async function freePort(): Promise<number> {
+  for (let port = 20_000 + Math.floor(Math.random() * 10_000); ; port++) {
+    const [tcp, udp] = [net.createServer(), dgram.createSocket('udp4')]
+    try {
+      tcp.listen(port, '127.0.0.1')
+      udp.bind(port, '127.0.0.1')
+      await Promise.all([once(tcp, 'listening'), once(udp, 'listening')])
+      return port
+    } catch {
+      // In use: the next one.
+    } finally {
+      tcp.close()
+      udp.close()
+    }
+  }
+}
+
+const COMMANDS = ['id', 'serve', 'up', 'ping', 'send', 'receive', 'pipe', 'doctor', 'demo']
 
 test('the version is that of the package', async () => {
   const world = await World.make()
@@ -61,7 +82,7 @@ test.each(['SIGINT', 'SIGTERM'] as const)('serve says where it is, and ends in o
   expect(url).toBe(`ws://127.0.0.1:${new URL(url).port}#${await world.id('server')}`)
   server.child.kill(signal)
   expect(await server.exit).toEqual({ code: EXIT.OK, signal: null })
-  expect(server.events).toEqual([{ event: 'listening', url }])
+  expect(server.events).toEqual([{ event: 'listening', url, reflectors: [expect.stringMatching(/^:\d+$/)] }])
   expect(server.stderr).toBe('')
 })
 
@@ -75,6 +96,23 @@ test('serve speaks TLS, tells its public URL, and is no relay when told so', asy
   expect(tls.url).toMatch(/^wss:\/\/127\.0\.0\.1:\d+#/)
   const named = await world.serve(['--public-url', 'wss://peer.example.org', '--no-relay', '--relay-rate', '1MiB'])
   expect(named.url).toMatch(/^wss:\/\/peer\.example\.org#/)
+})
+
+test('serve reflects where it is told to, and tells of the reflectors of others', async () => {
+  const world = await World.make()
+  const reflectors = async (...args: string[]) => {
+    const { server } = await world.serve(args)
+    return server.events[0]!.reflectors
+  }
+  const port = await freePort()
+  expect(await reflectors('--alternate-port', `${port}`)).toEqual([`:${port}`])
+  expect(await reflectors('--no-alternate-port')).toEqual([])
+  expect(await reflectors('--no-alternate-port', '--reflector', 'stun.example.org:3478')).toEqual([
+    'stun.example.org:3478',
+  ])
+  const both = (await reflectors('--alternate-host', '127.0.0.3')) as string[]
+  const [other] = both.map((address) => address.split(':')[1])
+  expect(both).toEqual([`:${other}`, expect.stringMatching(/^127\.0\.0\.3:\d+$/), `127.0.0.3:${other}`])
 })
 
 test('for people, everything goes to standard error', async () => {

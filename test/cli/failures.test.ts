@@ -28,6 +28,13 @@ describe('the command line', () => {
     [['send', 'file'], /a file and, last, a peer/],
     [['send', 'file', 'x', '--limit-rate', 'fast'], /number of bytes/],
     [['pipe'], /a peer or --receive/],
+    [['up', '--stun', 'stun.example.org'], /has no port/],
+    [['up', '--stun', ':3478'], /a reflector is host:port/],
+    [['doctor', '--reflector', 'x:y'], /port is not a number/],
+    [['doctor', '--rendezvous', 'ws://127.0.0.1:1'], /lacks the peer id/],
+    [['serve', '--alternate-port', '0'], /whole number/],
+    [['serve', '--listen', ':0', '--alternate-host', '127.0.0.3'], /cannot be the other address/],
+    [['serve', '--no-alternate-port', '--alternate-host', '127.0.0.3'], /needs an alternate port/],
     [['serve', '--tls-cert', 'x'], /belong together/],
     [['serve', '--listen', 'nonsense:port'], /port is not a number/],
     [['up', '--allow', 'somebody'], /peer id/],
@@ -41,6 +48,15 @@ describe('the command line', () => {
   test('a peer that nothing leads to', async () => {
     const world = await World.make()
     await expectFailure(await world.run('a', ['ping', await world.id('b')]), EXIT.USAGE, /--rendezvous or --address/)
+  })
+
+  test('ways to dial that exclude each other', async () => {
+    const world = await World.make()
+    const ping = ['ping', await world.id('b')]
+    const exclusive = await world.run('a', [...ping, '--exclusive'])
+    await expectFailure(exclusive, EXIT.USAGE, /--exclusive goes with --relay/)
+    const relayed = await world.run('a', [...ping, '--via', 'tcp', '--relay', 'ws://127.0.0.1:1#x'])
+    await expectFailure(relayed, EXIT.USAGE, /--via tcp uses no relay/)
   })
 
   test('no command at all shows the help', async () => {

@@ -1,19 +1,20 @@
-import { describe, expect, test } from 'vitest'
+import dgram from 'node:dgram'
+import { once } from 'node:events'
+import { describe, expect, onTestFinished, test } from 'vitest'
 import { EXIT } from '../../src/cli/exit-codes.ts'
 import { World } from './command.ts'
 
 const MS = expect.any(Number)
+const KIND = /^(relay|tcp|udp)$/
+const REASON = expect.stringMatching(/^(better|lost|faster)$/)
 const SUMMARY = ['event', 'onlineMs', 'connectMs', 'firstByteMs', 'path', 'paths', 'sent', 'received']
 
 describe('up and ping', () => {
-  test.each([
-    ['relay', 'relay'],
-    ['direct', 'tcp'],
-  ] as const)('via %s', async (via, path) => {
+  test.each([['relay'], ['tcp'], ['udp']] as const)('via %s', async (path) => {
     const world = await World.make()
     await world.serve()
     const up = await world.ready('b', ['up', '--allow', 'all'])
-    const args = ['ping', up.peerId, '--via', via, '--count', '3', '--interval', '10', '--json']
+    const args = ['ping', up.peerId, '--via', path, '--count', '3', '--interval', '10', '--json']
     const ping = await world.run('a', args)
     expect(ping.stderr).toBe('')
     expect(ping.events).toEqual([
@@ -52,18 +53,120 @@ describe('up and ping', () => {
     const world = await World.make()
     await world.serve()
     const up = await world.ready('b', ['up', '--allow', 'all'])
-    // The way there is not known beforehand: whichever path is first. Only the last one is.
+    // The way there is not known beforehand: whichever path is first. Only that the last one is direct.
     const ping = await world.run('a', ['ping', up.peerId, '--interval', '100', '--json'])
-    expect(ping.events.map((event) => event.seq)).toEqual([1, 2, 3, 4, undefined])
+    const changes = ping.events.filter(({ event }) => event === 'path')
+    const rest = ping.events.filter(({ event }) => event !== 'path')
+    expect(rest.map((event) => event.seq)).toEqual([1, 2, 3, 4, undefined])
     const summary = ping.events.at(-1)!
     expect(Object.keys(summary)).toEqual(SUMMARY)
-    expect(summary).toMatchObject({ path: 'tcp', sent: 4, received: 4 })
-    expect((summary.paths as { path: string }[]).at(-1)!.path).toBe('tcp')
+    expect(summary).toMatchObject({ path: expect.stringMatching(/^(tcp|udp)$/), sent: 4, received: 4 })
+    const [first, ...later] = (summary.paths as { path: string }[]).map(({ path }) => path)
+    expect([first, ...later].at(-1)).toBe(summary.path)
+    expect(changes).toEqual(
+      later.map((to, at) => ({ event: 'path', peer: up.peerId, from: [first, ...later][at], to, reason: REASON })),
+    )
     const peer = await world.id('a')
     await up.event(({ event }) => event === 'closed')
-    for (const event of up.events.filter((one) => one.event === 'path')) {
-      expect(event).toEqual({ event: 'path', peer, from: 'relay', to: 'tcp', reason: 'better' })
+    const told = up.events.filter(({ event }) => event === 'session' || event === 'path')
+    expect(told[0]).toEqual({ event: 'session', peer, path: expect.stringMatching(KIND) })
+    for (const [at, event] of told.slice(1).entries()) {
+      const from = told[at]!.to ?? told[at]!.path
+      expect(event).toEqual({ event: 'path', peer, from, to: expect.stringMatching(KIND), reason: REASON })
     }
+  })
+
+  test('--via relay on the side that is dialled keeps its address to itself, and every session relayed', async () => {
+    const world = await World.make()
+    await world.serve()
+    const up = world.start('b', ['up', '--allow', 'all', '--via', 'relay'])
+    await up.said(/this is/)
+    const ping = await world.run('a', [
+      'ping',
+      await world.id('b'),
+      '--count',
+      '3',
+      '--interval',
+      '200',
+      '--why',
+      '--json',
+    ])
+    expect(ping.events.map(({ seq, path }) => [seq, path])).toEqual([
+      [1, 'relay'],
+      [2, 'relay'],
+      [3, 'relay'],
+      [undefined, 'relay'],
+      [undefined, 'relay'],
+    ])
+    expect(ping.events.at(-1)).toMatchObject({ remote: null, reasons: [expect.stringContaining('relays alone')] })
+    // It is not even to be found by listening.
+    expect(up.stderr).not.toMatch(/listening on/)
+  })
+
+  test('--relay with --exclusive goes by that relay alone', async () => {
+    const world = await World.make()
+    const { url } = await world.serve()
+    const up = await world.ready('b', ['up', '--allow', 'all'])
+    const other = world.start('other', ['serve', '--listen', '127.0.0.1:0', '--json'])
+    const { url: relay } = (await other.event(({ event }) => event === 'listening')) as { url: string }
+    const args = [
+      'ping',
+      up.peerId,
+      '--relay',
+      relay,
+      '--exclusive',
+      '--count',
+      '2',
+      '--interval',
+      '200',
+      '--why',
+      '--json',
+    ]
+    const ping = await world.run('a', args)
+    expect(ping.stderr).toBe('')
+    const why = ping.events.at(-1) as { path: string; paths: { remote: string }[]; local: unknown }
+    expect(why).toMatchObject({ event: 'why', path: 'relay', local: null })
+    expect(why.paths.map(({ remote }) => remote)).toEqual([expect.stringContaining(new URL(relay).host)])
+    expect(new URL(relay).host).not.toBe(new URL(url).host)
+  })
+
+  test('--why tells the path in use, what was tried and both NATs, in one line after the summary', async () => {
+    const world = await World.make()
+    await world.serve()
+    const up = await world.ready('b', ['up', '--allow', 'all'])
+    const ping = await world.run('a', ['ping', up.peerId, '--via', 'tcp', '--count', '1', '--why', '--json'])
+    expect(ping.events.map(({ event }) => event)).toEqual([undefined, 'summary', 'why'])
+    const side = { tcp: expect.any(String), udp: expect.any(String), candidates: expect.any(Array) }
+    expect(ping.events.at(-1)).toEqual({
+      event: 'why',
+      peer: up.peerId,
+      path: 'tcp',
+      paths: expect.arrayContaining([expect.objectContaining({ kind: 'tcp', active: true, proven: true })]),
+      attempts: expect.arrayContaining([expect.objectContaining({ way: 'tcp', outcome: 'connected' })]),
+      local: side,
+      remote: side,
+      reasons: [expect.stringContaining('tcp is ')],
+      advice: [],
+      history: expect.any(Array),
+    })
+    const plain = await world.run('a', ['ping', up.peerId, '--via', 'relay', '--count', '1', '--why'])
+    expect(plain.stdout).toBe('')
+    expect(plain.stderr).toMatch(
+      /answered, .*\nwhy relay: relays alone were asked for.*\npaths:\n {2}\* relay {2}.*\nnetwork:\n {2}here .*\n {2}there /,
+    )
+  })
+
+  test('--stun names another server to ask for our address', async () => {
+    const world = await World.make()
+    await world.serve()
+    const stun = dgram.createSocket('udp4').bind(0, '127.0.0.1')
+    onTestFinished(() => void stun.close())
+    await once(stun, 'listening')
+    const asked = once(stun, 'message')
+    await world.ready('b', ['up', '--allow', 'all', '--stun', `127.0.0.1:${stun.address().port}`])
+    const [request] = (await asked) as [Buffer]
+    // A binding request, and the cookie (RFC 8489 section 5).
+    expect([request.readUInt16BE(0), request.readUInt32BE(4)]).toEqual([0x0001, 0x2112a442])
   })
 
   test('without any server, at a known address', async () => {
