@@ -20,7 +20,7 @@ import { type Explanation, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
 import { Answers } from './answers.ts'
-import { type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
+import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
 import { joinCircuits, openCircuit } from './circuit.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
@@ -107,6 +107,8 @@ export class Connector {
   readonly #dialling = new Map<PeerId, Dialling>()
   /** The search for direct paths of each session. Where there is none, no address of ours may show. */
   readonly #upgrades = new WeakMap<Session, Upgrade>()
+  /** Sessions in which the other side shows no address. */
+  readonly #hiding = new WeakSet<Session>()
   readonly #answers = new Answers()
   readonly #closing = new AbortController()
 
@@ -182,12 +184,15 @@ export class Connector {
       const { keys, body: answered } = await this.#exchange(media, offer, signal)
       const remote = decodeBody(answered)
       const session = this.#newSession(keys, to)
+      if (remote.hidden) this.#hiding.add(session)
       const attached = circuits.map(async (circuit) => session.attach(await circuit))
       const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0, {
         fresh,
         webrtc,
       })
       void this.#watch(session, attached, upgrade, upgrade?.begin(remote, 0))
+      // We have learned more of ourselves while the offer was on its way, as a peer does that has just come online.
+      if (!sameCandidates(body.candidates, this.#body(ways).candidates)) upgrade?.again()
       return session
     } catch (error) {
       webrtc?.close()
@@ -344,6 +349,7 @@ export class Connector {
       const webrtc = await this.#answerWebRtc(remote, ways)
       const { message: answer, keys } = offer.accept(encodeBody({ ...body, webrtc: webrtc?.description }))
       const session = this.#newSession(keys, from)
+      if (remote.hidden) this.#hiding.add(session)
       const travel = near ? 0 : ((remote.rendezvousRttMs ?? 0) + (body.rendezvousRttMs ?? 0)) / 2
       const upgrade = this.#seek(session, keys, ways, remote.circuits.length > 0, { webrtc })
       void upgrade?.begin(remote, Math.min(travel, MAX_FIRE_IN_MS))
@@ -449,8 +455,14 @@ export class Connector {
       vantage: this.#options.vantage(),
       remote: upgrade?.remote,
       attempts: upgrade?.attempts ?? [],
-      hidden: upgrade === undefined,
+      hidden: upgrade === undefined ? this.#whoHides(session) : 'no',
     })
+  }
+
+  /** Why a session has no search for direct paths: who dialled an address needs none. */
+  #whoHides(session: Session): 'no' | 'here' | 'there' {
+    if (this.#hiding.has(session)) return 'there'
+    return session.paths.includes('relay') ? 'here' : 'no'
   }
 
   #fileUnderPeer(session: Session): void {
@@ -485,4 +497,8 @@ function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: string)
     signal.addEventListener('abort', onAbort)
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
   })
+}
+
+function sameCandidates(some: readonly Candidate[] = [], others: readonly Candidate[] = []): boolean {
+  return JSON.stringify(some) === JSON.stringify(others)
 }

@@ -46,6 +46,9 @@ const MIN_ROUND_MS = 500
 /** ms before each round after the first, as long as nothing direct is found. */
 const ROUND_DELAYS_MS = [300, 2_000, 10_000]
 
+/** ms after a round before another one begins without delay. */
+const CALM_MS = 5_000
+
 /** The same when a direct path is there, and a second kind is wanted beside it. */
 const EXTRA_ROUND_DELAYS_MS = [3_000]
 
@@ -134,7 +137,9 @@ export class Upgrade {
   /** Begins the rounds anew: a path was lost, or the network has changed. */
   again(): void {
     if (this.#signal.aborted) return
-    if (this.#initiator) void this.#follow(Promise.resolve(), ROUND_DELAYS_MS)
+    // At once, unless that was done just now: a path that comes and goes is no reason to hurry.
+    const hurry = performance.now() - this.#punchedAt >= CALM_MS || this.#round === 0
+    if (this.#initiator) void this.#follow(Promise.resolve(), hurry ? [0, ...ROUND_DELAYS_MS] : ROUND_DELAYS_MS)
     // The initiator leads: it hears that we have moved, and asks.
     else this.tell()
   }

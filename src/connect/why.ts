@@ -13,19 +13,19 @@ export interface Evidence {
   /** What the other side told of itself. */
   readonly remote: ConnectionBody | undefined
   readonly attempts: readonly PathAttempt[]
-  /** No address of ours may show in this session. */
-  readonly hidden: boolean
+  /** Which side shows no address, so that relays alone are used. */
+  readonly hidden: 'no' | 'here' | 'there'
 }
 
 export function explain({ session, vantage, remote, attempts, hidden }: Evidence): Explanation {
-  const local = hidden ? undefined : summary(vantage)
+  const local = hidden === 'here' ? undefined : summary(vantage)
   const theirs = remote === undefined || remote.hidden ? undefined : summary(remote)
   return {
     attempts,
     local,
     remote: theirs,
-    reasons: reasons(session, hidden, remote, attempts),
-    advice: session.path === 'relay' && !hidden ? advice(vantage, remote, attempts) : [],
+    reasons: reasons(session, hidden, attempts),
+    advice: session.path === 'relay' && hidden === 'no' ? advice(vantage, remote, attempts) : [],
   }
 }
 
@@ -37,19 +37,14 @@ function summary({ candidates, nat }: { candidates: readonly Candidate[]; nat?: 
   }
 }
 
-function reasons(
-  session: Session,
-  hidden: boolean,
-  remote: ConnectionBody | undefined,
-  attempts: readonly PathAttempt[],
-): string[] {
+function reasons(session: Session, hidden: Evidence['hidden'], attempts: readonly PathAttempt[]): string[] {
   const others = session.pathInfo.filter(({ proven, active }) => proven && !active).map(({ kind }) => kind)
   switch (session.path) {
     case undefined:
       return ['no path is proven yet']
     case 'relay':
-      if (hidden) return ['relays alone were asked for: neither side tells the other its addresses']
-      if (remote?.hidden) return ['the other side uses relays alone']
+      if (hidden === 'here') return ['relays alone were asked for: neither side tells the other its addresses']
+      if (hidden === 'there') return ['the other side uses relays alone, and tells no address']
       return [
         attempts.length === 0
           ? 'no direct path has been tried yet'
@@ -83,11 +78,9 @@ function advice(vantage: Vantage, remote: ConnectionBody | undefined, attempts: 
   }
   if (noUdp(remote?.candidates))
     found.push('The other side’s network lets no UDP out: allow it there, or forward a TCP port.')
-  if (mine.tcp === 'random' || theirs?.tcp === 'random') {
-    const side = mine.tcp === 'random' ? 'This side' : 'The other side'
-    found.push(
-      `${side} has a NAT that gives every TCP connection a random port: a forwarded port would let TCP through.`,
-    )
+  const counted = (mapping: string | undefined) => mapping === 'random' || mapping === 'sequential'
+  if (found.length > 0 && counted(mine.tcp) && counted(theirs?.tcp)) {
+    found.push('Both NATs give every TCP connection a new port: a port forwarded at one side would let TCP through.')
   }
   if (found.length === 0 && attempts.some(({ outcome }) => outcome === 'failed')) {
     found.push('A firewall on the way drops what comes from the other side: forward a port on either router.')

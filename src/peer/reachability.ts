@@ -13,7 +13,14 @@
  */
 import type { Candidate, Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
-import { classifyTcp, type NatView, observeTcp, observeUdp, type TransportView } from '../network/nat.ts'
+import {
+  classifyTcp,
+  type NatMapping,
+  type NatView,
+  observeTcp,
+  observeUdp,
+  type TransportView,
+} from '../network/nat.ts'
 import { KEEP_ALIVE_MS, measureMappingLife } from '../network/nat-lifetime.ts'
 import { resolveReflectors } from '../network/nat-reflectors.ts'
 import { PortMapper } from '../network/port-mapping.ts'
@@ -28,6 +35,9 @@ const REFRESH_MS = 500
 /** Ports to dial rendezvous from: those that Linux takes ephemeral ones from, so that no service has them. */
 const FIRST_PORT = 32_768
 const LAST_PORT = 60_999
+
+/** ms before each further look at what the first one did not show. */
+const LOOK_AGAIN_MS = [1_000, 5_000, 30_000]
 
 const UNKNOWN: TransportView = { state: 'unknown', mapping: 'unknown', mapped: [] }
 
@@ -63,6 +73,9 @@ export class Reachability {
   #observing: Promise<void> | undefined
   #keepTimer: ReturnType<typeof setInterval> | undefined
   #keepAliveMs = KEEP_ALIVE_MS
+  #lookTimer: ReturnType<typeof setTimeout> | undefined
+  /** Looks that came after the first one in this network. */
+  #looks = 0
   /** The life of a UDP mapping is, or was, measured in this network. */
   #measured = false
 
@@ -107,7 +120,8 @@ export class Reachability {
     return {
       candidates: this.#candidates(link),
       nat: {
-        tcp: this.#tcpView.mapping,
+        // A NAT that gives every flow over UDP a new port does so over TCP, as far as anybody has seen.
+        tcp: this.#tcpView.mapping === 'unknown' ? counted(this.#udpView.mapping) : this.#tcpView.mapping,
         udp: this.#udpView.mapping,
         step: this.#udpView.step ?? this.#tcpView.step ?? 0,
       },
@@ -183,6 +197,19 @@ export class Reachability {
     }
     if (this.#known !== before) this.#options.onChange()
     void this.#measureLife()
+    this.#lookAgain()
+  }
+
+  /** Some answers are late, or lost: what is not known is asked for again, a few times. */
+  #lookAgain(): void {
+    clearTimeout(this.#lookTimer)
+    const unknown = (view: TransportView) => view.state === 'ok' && view.mapping === 'unknown'
+    if (!unknown(this.#tcpView) && !(this.#udp !== undefined && unknown(this.#udpView))) return
+    const wait = LOOK_AGAIN_MS[this.#looks]
+    if (wait === undefined) return
+    this.#looks++
+    this.#lookTimer = setTimeout(() => void this.onOnline(), wait)
+    this.#lookTimer.unref?.()
   }
 
   /** What is known, to be compared. */
@@ -302,6 +329,7 @@ export class Reachability {
     this.#udpView = UNKNOWN
     this.#tcpView = UNKNOWN
     this.#measured = false
+    this.#looks = 0
     this.#mapper?.retry()
     await this.onOnline()
   }
@@ -309,8 +337,13 @@ export class Reachability {
   async close(): Promise<void> {
     this.#stop.abort()
     clearInterval(this.#keepTimer)
+    clearTimeout(this.#lookTimer)
     await Promise.all([this.#udp?.close(), this.#mapper?.close()])
   }
+}
+
+function counted(mapping: NatMapping): NatMapping {
+  return mapping === 'random' || mapping === 'sequential' ? mapping : 'unknown'
 }
 
 function randomPort(): number {
