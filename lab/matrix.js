@@ -3,14 +3,15 @@
  *
  *   every pair connects          first answered byte <= 180 ms, <= 20 ms on one LAN (medians)
  *   direct, from the dial        <= 320 ms easy pairs, <= 400 ms sequential ports, <= 1 s random x restricted
- *   relayed may stay             random x random, 443 only, no hairpin, and IPv6 alone with IPv4 alone
+ *   relayed may stay             random x random, random x sequential, 443 only, no hairpin, IPv6 alone with IPv4 alone
  *
- *   node lab/matrix.js [--runs 5] [--homes a,b,…] [--pairs a:b,…] [--at-once 3] [--json FILE] [--check] [--why]
+ *   node lab/matrix.js [--runs 5] [--homes a,b,…] [--pairs a:b,…] [--at-once 3] [--json FILE] [--svg FILE] [--markdown] [--check] [--why]
  */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { kinds } from './kinds.js'
 import { Lab } from './lab.js'
+import { svg } from './picture.js'
 
 const PEER = new URL('./peer.js', import.meta.url)
 
@@ -197,6 +198,29 @@ export function line(row) {
   return `${name.padEnd(45)} ${ms(row.firstByteMs).padStart(5)} ${ms(row.directMs).padStart(6)}  ${used.padEnd(16)} ${verdict}`
 }
 
+/** The matrix as a table of Markdown: ms from the dial to a direct path, and what carries it; `relay` where none was had. */
+export function markdown(rows) {
+  const names = [...new Set(rows.flatMap(({ a, b }) => [a, b]))]
+  const cell = (a, b, together = false) => {
+    const row = rows.find(
+      (one) => one.together === together && ((one.a === a && one.b === b) || (one.a === b && one.b === a)),
+    )
+    if (row === undefined) return ''
+    if (row.directMs === null) return 'relay'
+    const kinds = count(row.kinds)
+    const [most] = Object.entries(kinds).sort(([, x], [, y]) => y.length - x.length)[0]
+    return `${most} ${ms(row.directMs)}`
+  }
+  const lines = [`| |${names.map((_, at) => ` ${at + 1} |`).join('')}`, `|---|${names.map(() => '---|').join('')}`]
+  for (const [at, a] of names.entries()) {
+    const cells = names.map((b, other) => (other > at ? '' : cell(a, b)))
+    lines.push(`| ${at + 1} ${a} | ${cells.join(' | ')} |`)
+  }
+  const homes = rows.filter(({ together }) => together).map(({ a }) => `${a}: ${cell(a, a, true)}`)
+  if (homes.length > 0) lines.push('', `Two hosts of one home: ${homes.join('; ')}.`)
+  return lines.join('\n')
+}
+
 function count(values) {
   const groups = {}
   for (const value of values) groups[value] = [...(groups[value] ?? []), value]
@@ -211,6 +235,8 @@ async function main() {
       pairs: { type: 'string' },
       'at-once': { type: 'string', default: '3' },
       json: { type: 'string' },
+      svg: { type: 'string' },
+      markdown: { type: 'boolean', default: false },
       via: { type: 'string' },
       check: { type: 'boolean', default: false },
       why: { type: 'boolean', default: false },
@@ -234,6 +260,8 @@ async function main() {
     },
   })
   if (values.json !== undefined) writeFileSync(values.json, `${JSON.stringify(rows, null, 1)}\n`)
+  if (values.svg !== undefined) writeFileSync(values.svg, svg(rows))
+  if (values.markdown) console.log(`\n${markdown(rows)}\n`)
   const bad = rows.filter(({ faults }) => faults.length > 0)
   console.log(`${rows.length} pairs, ${bad.length} short of what they owe`)
   if (values.check && bad.length > 0) process.exitCode = 1

@@ -134,3 +134,19 @@ test('a local port that listens already is said to be in use', async () => {
   const done = punchTcp({ localPort, remotes, onSocket, signal: AbortSignal.timeout(5_000) })
   await expect(done).rejects.toMatchObject({ code: 'ERR_PEERLINE_ADDRESS_IN_USE' })
 })
+
+test('a dozen addresses at once cause no warning of leaking listeners', async () => {
+  const warnings: Error[] = []
+  const onWarning = (warning: Error) => void warnings.push(warning)
+  process.on('warning', onWarning)
+  onTestFinished(() => void process.off('warning', onWarning))
+  const { onSocket } = collect()
+  const port = await freePort()
+  const remotes = Array.from({ length: 24 }, (_, at) => ({ host: `127.0.0.${at + 1}`, port }))
+  const { signal } = new AbortController()
+  await expect(punchTcp({ remotes, onSocket, signal, ms: 20 })).rejects.toMatchObject({
+    code: 'ERR_PEERLINE_UNREACHABLE',
+  })
+  await new Promise((resolve) => setImmediate(resolve))
+  expect(warnings).toEqual([])
+})

@@ -15,6 +15,7 @@
  * - An unanswered SYN is replaced by a fresh one at growing intervals: the system's own repetition takes a second.
  * - Who connected proves nothing: the session's ATTACH does, as on every path.
  */
+import { setMaxListeners } from 'node:events'
 import net from 'node:net'
 import { abortError, PeerlineError } from '../errors.ts'
 import { formatHostPort } from '../network/address.ts'
@@ -52,7 +53,12 @@ export interface PunchTcpOptions {
 export async function punchTcp(options: PunchTcpOptions): Promise<void> {
   const { remotes, signal, ms = PUNCH_TCP_MS } = options
   if (signal.aborted) throw abortError(signal, 'punching')
-  const outcomes = await Promise.all(remotes.map((remote) => new Opening(remote, options, ms).done))
+  // A signal of our own: there is a listener for each address, of which the caller's need not be warned.
+  const stop = AbortSignal.any([signal])
+  setMaxListeners(0, stop)
+  const outcomes = await Promise.all(
+    remotes.map((remote) => new Opening(remote, { ...options, signal: stop }, ms).done),
+  )
   if (outcomes.includes('connected')) return
   if (signal.aborted) throw abortError(signal, 'punching')
   const failed = outcomes.find((outcome) => outcome instanceof PeerlineError)

@@ -56,7 +56,7 @@ export interface PeerOptions {
   readonly via?: Via
   /** Use UDP, where the optional package `udx-native` is installed. @default true */
   readonly udp?: boolean
-  /** Find peers on the local network by multicast. @default true, unless every rendezvous is on this machine */
+  /** Find peers on the local network by multicast. @default true with a rendezvous that is not on this machine */
   readonly lan?: boolean
   /** Ask the router to map our ports (UPnP, NAT-PMP, PCP). @default as `lan` */
   readonly portMapping?: boolean
@@ -118,6 +118,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly #servers = new WeakSet<Session>()
   readonly #loopbackRendezvous: boolean
   readonly #via: Via
+  /** The networks around this machine may be asked: for peers, and for mappings at the router. */
+  readonly #near: boolean
   readonly #reachability: Reachability
   #lan: Lan | undefined
   #stopWatching: (() => void) | undefined
@@ -133,14 +135,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.firewall = new Firewall(options.firewall)
     this.#loopbackRendezvous = urls.some(({ host }) => host === 'localhost' || scopeOf(host) === 'loopback')
     this.#via = options.via ?? 'auto'
-    const near = options.lan ?? !this.#loopbackRendezvous
+    this.#near = options.lan ?? (urls.length > 0 && !this.#loopbackRendezvous)
     this.#reachability = new Reachability({
       listeners: () => this.#listeners,
       links: () => this.#links,
       loopback: () => this.#loopback,
       reflectors: options.reflectors ?? [],
       udp: options.udp !== false && this.#via !== 'relay' && this.#via !== 'tcp',
-      portMapping: (options.portMapping ?? near) && this.#via !== 'relay',
+      portMapping: (options.portMapping ?? this.#near) && this.#via !== 'relay',
       observe: this.#via !== 'relay',
       onChange: () => this.#tellChange(),
       onKeepAlive: (udp) => {
@@ -188,7 +190,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       // Who is to be reached through relays alone need not listen.
       for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
       await peer.#reachability.start()
-      if (options.lan ?? (urls.length > 0 && !peer.#loopbackRendezvous)) await peer.#joinLan(options.listed ?? true)
+      if (peer.#near) await peer.#joinLan(options.listed ?? true)
     } catch (error) {
       await peer.close()
       throw error

@@ -89,7 +89,7 @@ export class Reachability {
     if (udp) this.#udp = await this.#openUdp().catch(() => undefined)
     if (this.#stop.signal.aborted) return void this.#udp?.close()
     this.#keepOften()
-    const [listener] = listeners()
+    const listener = listeners().find(({ onLoopback }) => !onLoopback)
     if (!portMapping || listener === undefined) return
     this.#mapper = PortMapper.start({
       tcpPort: listener.port,
