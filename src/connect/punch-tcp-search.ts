@@ -19,8 +19,9 @@ import { searchPorts } from './punch-plan.ts'
 /** SYNs of the random side: sockets that wait. */
 const WAITING = 256
 
-/** SYNs a second of the fixed side, and ms between its bursts. */
-const SYNS_PER_SECOND = 1_000
+/** SYNs of one burst, at the random and at the fixed side, which so sends 1,000 a second; and ms between two bursts. */
+const WAITING_BURST = 32
+const FIXED_BURST = 10
 const BURST_MS = 10
 
 /** ms that a SYN of the fixed side may go unanswered: above almost every round trip, so that what was hit can answer. */
@@ -84,13 +85,16 @@ export async function searchTcp(options: SearchTcpOptions): Promise<void> {
   }
 
   let burst: ReturnType<typeof setInterval> | undefined
+  // In bursts, for a connection costs 50 us, and other work waits meanwhile.
   if (side === 'random') {
-    for (let count = 0; count < WAITING; count++) dial(remote.port, undefined)
+    burst = setInterval(() => {
+      for (let count = 0; count < WAITING_BURST; count++) dial(remote.port, undefined)
+      if (tries >= WAITING) clearInterval(burst)
+    }, BURST_MS)
   } else {
     const ports = searchPorts()
-    const perBurst = (SYNS_PER_SECOND * BURST_MS) / 1_000
     burst = setInterval(() => {
-      for (let count = 0; count < perBurst; count++) {
+      for (let count = 0; count < FIXED_BURST; count++) {
         const { value } = ports.next()
         if (value !== undefined) dial(value, options.localPort)
       }

@@ -1,6 +1,6 @@
 /**
- * Dialling a peer at the addresses where it listens: in order of preference, a moment apart, the first to open wins
- * (RFC 8305 section 5).
+ * Dialling a peer at the addresses where it listens, in order of preference: the next one when the one before has failed,
+ * or a moment later; the first to open wins (RFC 8305 section 5).
  */
 import { setMaxListeners } from 'node:events'
 import { abortError, type PeerlineError } from '../errors.ts'
@@ -22,9 +22,13 @@ export async function raceTcp(
   const stop = AbortSignal.any([signal, won.signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
   // One listener for each address is no leak, and no cause for a warning on somebody's terminal.
   setMaxListeners(0, stop)
+  let before: Promise<unknown> = Promise.resolve()
   const attempts = addresses.map(async ({ host, port }, at) => {
-    if (at > 0) await pause(at * STAGGER_MS, stop)
-    const socket = await connectTcp(host, port, { signal: stop })
+    const turn = at === 0 ? before : Promise.race([before, pause(STAGGER_MS * at, stop)])
+    const attempt = turn.then(() => connectTcp(host, port, { signal: stop }))
+    // The next one's turn comes when this one, and all before it, have failed.
+    before = Promise.all([before, attempt.catch(() => {})])
+    const socket = await attempt
     if (won.signal.aborted) {
       socket.destroy()
       throw abortError(won.signal, 'dialling')
@@ -35,6 +39,7 @@ export async function raceTcp(
   try {
     return await Promise.any(attempts)
   } catch (error) {
+    won.abort()
     throw (error as AggregateError).errors[0] as PeerlineError
   }
 }

@@ -72,6 +72,9 @@ export interface WaysOptions {
 /** ms that the answering side leaves the dialling side to attach a direct path before it tries itself. */
 const ANSWERER_DELAY_MS = 250
 
+/** ms that a search waits: the relay's path, and the first data on it, go first. */
+const SEARCH_GRACE_MS = 20
+
 /** ms for the other side to describe its WebRTC. */
 const DESCRIBE_MS = 5_000
 
@@ -170,6 +173,7 @@ export class Ways {
     if (byUdp) return skip('a NAT gives every TCP connection a random port: UDP is searched, which costs less')
     await this.#attempt(round, 'tcp-so', [target], signal, async () => {
       await fire
+      await pause(SEARCH_GRACE_MS, signal)
       let opened = ''
       await searchTcp({
         side: mine ? 'random' : 'fixed',
@@ -203,6 +207,7 @@ export class Ways {
       // A NAT that counts remembers where a socket sent before: a fresh one gets the ports that the other side expects.
       const socket = nat.udp === 'sequential' ? await openUdp() : udp
       await fire
+      if (nat.udp === 'random') await pause(SEARCH_GRACE_MS, signal)
       const [remoteReflexive] = reflexive
       const { path, how, rttMs } = await punchUdp({
         socket,

@@ -39,6 +39,9 @@ const LAST_PORT = 60_999
 /** ms before each further look at what the first one did not show. */
 const LOOK_AGAIN_MS = [1_000, 5_000, 30_000]
 
+/** ms after a look at the network until things have calmed down. */
+const CALM_MS = 1_000
+
 const UNKNOWN: TransportView = { state: 'unknown', mapping: 'unknown', mapped: [] }
 
 export interface ReachabilityOptions {
@@ -73,6 +76,7 @@ export class Reachability {
   #observing: Promise<void> | undefined
   #keepTimer: ReturnType<typeof setInterval> | undefined
   #keepAliveMs = KEEP_ALIVE_MS
+  #calmTimer: ReturnType<typeof setTimeout> | undefined
   #lookTimer: ReturnType<typeof setTimeout> | undefined
   /** Looks that came after the first one in this network. */
   #looks = 0
@@ -198,6 +202,10 @@ export class Reachability {
     if (this.#known !== before) this.#options.onChange()
     void this.#measureLife()
     this.#lookAgain()
+    // Right after the start much else is going on: a round trip that is measured a moment later is a better one.
+    clearTimeout(this.#calmTimer)
+    this.#calmTimer = setTimeout(() => void this.#keepMapped(), CALM_MS)
+    this.#calmTimer.unref?.()
   }
 
   /** Some answers are late, or lost: what is not known is asked for again, a few times. */
@@ -338,6 +346,7 @@ export class Reachability {
     this.#stop.abort()
     clearInterval(this.#keepTimer)
     clearTimeout(this.#lookTimer)
+    clearTimeout(this.#calmTimer)
     await Promise.all([this.#udp?.close(), this.#mapper?.close()])
   }
 }
