@@ -136,6 +136,16 @@ describe.skipIf(!ok)('in the lab', () => {
     await Promise.all([from.agent.ask('forget'), to.agent.ask('forget')])
   })
 
+  test('two peers of one LAN find each other when no rendezvous is to be reached', async () => {
+    const nobody = [rendezvous[0].replace(':443#', ':1#')]
+    const [one, other] = lab.home('lan-1').hosts.map((host) => host.agent(PEER))
+    const started = { rendezvous: nobody, online: false }
+    const [, { id }] = await Promise.all([one.ask('start', started), other.ask('start', started)])
+    const dial = await one.ask('dial', { to: id })
+    expect(dial.path).toBe('tcp')
+    await Promise.all([one.stop(), other.stop()])
+  })
+
   test('direct paths alone: the relay is not asked', async () => {
     const from = await agentOf(lab.host('port-restricted-1'))
     const to = await agentOf(lab.host('port-restricted-2'))

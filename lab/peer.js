@@ -2,7 +2,7 @@
  * A peer, or a server, in a host of the lab: what the matrix asks of it.
  *
  *   serve    { listen, reflectors? }       -> { url }
- *   start    { rendezvous, options? }      -> { id, ms }
+ *   start    { rendezvous, options?, online? } -> { id, ms }    `online: false` does not wait for a rendezvous
  *   settled  {}                            -> once it knows its NAT: { nat, candidates }
  *   dial     { to, via?, directMs, ticks? } -> { firstByteMs, first, directMs, path, paths, why, stallMs }
  *   bulk     { to, ms, via? }              -> { mbPerSecond, late, paths }    what arrived there, and in the last second
@@ -32,7 +32,7 @@ serve({
     return { url: server.url }
   },
 
-  async start({ rendezvous, options = {} }) {
+  async start({ rendezvous, options = {}, online = true }) {
     const started = performance.now()
     peer = await Peer.create({ rendezvous, firewall: { allow: 'all' }, ...options })
     peer.handleStream(ECHO, async (stream) => {
@@ -61,7 +61,7 @@ serve({
       sessions.add(session)
       session.addEventListener('close', () => sessions.delete(session))
     })
-    await peer.online({ signal: AbortSignal.timeout(20_000) })
+    if (online) await peer.online({ signal: AbortSignal.timeout(20_000) })
     return { id: peer.id, ms: performance.now() - started }
   },
 

@@ -203,7 +203,8 @@ export class Connector {
 
   #webrtcOptions(): WebRtcOptions {
     const loopback = this.#options.loopback()
-    return webRtcOptions(this.#options.webrtc, (host) => mayDial(host, { loopback }), this.#closing.signal)
+    const { webrtc, vantage } = this.#options
+    return webRtcOptions(webrtc, vantage().reflectors, (host) => mayDial(host, { loopback }), this.#closing.signal)
   }
 
   /** Our side of what the offer describes; undefined when there is nothing, or we have no WebRTC. Never rejects. */
@@ -284,7 +285,8 @@ export class Connector {
       if (signal.aborted) throw abortError(signal, `dialling ${offer.to}`)
       const { errors } = error as AggregateError
       // A refusal by the peer itself says more than a medium that did not find it.
-      throw errors.find((one: PeerlineError) => one.code !== 'ERR_PEERLINE_OFFLINE') ?? errors[0]
+      // And a rendezvous, which comes last, knows better who is not there than the local network.
+      throw errors.find((one: PeerlineError) => one.code !== 'ERR_PEERLINE_OFFLINE') ?? errors.at(-1)
     } finally {
       done.abort()
     }

@@ -41,6 +41,8 @@ export interface Vantage {
   readonly tcpPort: number | undefined
   /** The socket whose addresses the `udp` candidates name. */
   readonly udp: UdpSocket | undefined
+  /** STUN servers that are known to answer, nearest first. */
+  readonly reflectors: readonly SocketAddress[]
 }
 
 export interface WebRtcSetup {
@@ -232,7 +234,8 @@ export class Ways {
 
   get #webrtcOptions(): WebRtcOptions {
     const loopback = this.#options.loopback()
-    return webRtcOptions(this.#options.webrtc, (host) => mayDial(host, { loopback }), this.#options.signal)
+    const { webrtc, vantage, signal } = this.#options
+    return webRtcOptions(webrtc, vantage().reflectors, (host) => mayDial(host, { loopback }), signal)
   }
 
   /**
@@ -344,13 +347,16 @@ export class Ways {
   }
 }
 
-/** What a WebRTC attempt needs. */
+/** What a WebRTC attempt needs. ICE asks the servers of the user's choice first, and then the reflectors that we ask. */
 export function webRtcOptions(
   setup: WebRtcSetup | false,
+  reflectors: readonly SocketAddress[],
   mayDial: (host: string) => boolean,
   signal: AbortSignal,
 ): WebRtcOptions {
-  return { ...(setup === false ? {} : setup), mayDial, signal }
+  const { iceServers = [], ...rest } = setup === false ? {} : setup
+  const stun = reflectors.slice(0, 2).map(({ host, port }) => ({ urls: `stun:${formatHostPort(host, port)}` }))
+  return { ...rest, iceServers: [...iceServers, ...stun], mayDial, signal }
 }
 
 function shown(targets: readonly SocketAddress[]): string[] {

@@ -114,8 +114,6 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly #listeners: Listener[] = []
   #links: RendezvousLink[] = []
   readonly #handlers = new Map<string, StreamHandler>()
-  /** Sessions that we dialled to servers. */
-  readonly #servers = new WeakSet<Session>()
   readonly #loopbackRendezvous: boolean
   readonly #via: Via
   /** The networks around this machine may be asked: for peers, and for mappings at the router. */
@@ -372,8 +370,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         if (alone || signal.aborted || code === 'ERR_PEERLINE_DENIED') throw error
       }
     }
-    // The local network answers by itself, should no rendezvous be reached.
-    if (this.#links.length > 0 && this.#lan === undefined) await this.online({ signal })
+    if (this.#links.length > 0) {
+      await this.online({ signal }).catch((error) => {
+        // The local network answers by itself, should no rendezvous be reached.
+        if (this.#lan === undefined || signal.aborted) throw error
+      })
+    }
     return this.#connector.dial(id, { via, relays: await this.#relays(via, relay, signal), signal })
   }
 
@@ -463,10 +465,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   }
 
   #onSession(session: Session, server: boolean): void {
-    if (server) {
-      this.#servers.add(session)
-      return
-    }
+    if (server) return
     session.keepAliveMs = { udp: this.#reachability.keepAliveMs }
     session.addEventListener('open', () => this.emit('session', { session, inbound: !session.initiator }))
   }

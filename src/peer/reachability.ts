@@ -132,6 +132,7 @@ export class Reachability {
       rendezvousRttMs: shortest(link?.rttMs, this.#udpView.rttMs, this.#tcpView.rttMs),
       tcpPort: link?.localPort,
       udp: this.#udp,
+      reflectors: this.#reflectors,
     }
   }
 

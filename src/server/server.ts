@@ -92,6 +92,10 @@ export class Server {
       ...(options.identity === undefined ? {} : { identity: options.identity }),
       ...(options.identityFile === undefined ? {} : { identityFile: options.identityFile }),
       listen: [],
+      // It is where it is: it seeks no way out, and nobody's network but its own.
+      udp: false,
+      lan: false,
+      webrtc: false,
       // Whoever proves an identity may use the services; they are all there is.
       firewall: { allow: 'all' },
       maxSessions: 50_000,
