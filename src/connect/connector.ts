@@ -22,6 +22,7 @@ import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor
 import { Answers } from './answers.ts'
 import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
 import { joinCircuits, openCircuit } from './circuit.ts'
+import { untilAborted } from './pause.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
 import type { Reservation } from './reservation.ts'
@@ -184,7 +185,7 @@ export class Connector {
       const { keys, body: answered } = await this.#exchange(media, offer, signal)
       const remote = decodeBody(answered)
       const session = this.#newSession(keys, to)
-      if (remote.hidden) this.#hiding.add(session)
+      if (remote.hidden && ways.size > 0) this.#hiding.add(session)
       const attached = circuits.map(async (circuit) => session.attach(await circuit))
       const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0, {
         fresh,
@@ -351,7 +352,7 @@ export class Connector {
       const webrtc = await this.#answerWebRtc(remote, ways)
       const { message: answer, keys } = offer.accept(encodeBody({ ...body, webrtc: webrtc?.description }))
       const session = this.#newSession(keys, from)
-      if (remote.hidden) this.#hiding.add(session)
+      if (remote.hidden && this.#options.answerVia !== 'relay') this.#hiding.add(session)
       const travel = near ? 0 : ((remote.rendezvousRttMs ?? 0) + (body.rendezvousRttMs ?? 0)) / 2
       const upgrade = this.#seek(session, keys, ways, remote.circuits.length > 0, { webrtc })
       void upgrade?.begin(remote, Math.min(travel, MAX_FIRE_IN_MS))
@@ -489,16 +490,6 @@ export class Connector {
     }
     await Promise.all(this.sessions.map((session) => session.close(each)))
   }
-}
-
-/** What `promise` brings, or a rejection as soon as the signal fires; the promise goes on for others. */
-function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(abortError(signal, what))
-    if (signal.aborted) return onAbort()
-    signal.addEventListener('abort', onAbort)
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-  })
 }
 
 function sameCandidates(some: readonly Candidate[] = [], others: readonly Candidate[] = []): boolean {

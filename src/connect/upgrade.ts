@@ -136,7 +136,8 @@ export class Upgrade {
 
   /** Begins the rounds anew: a path was lost, or the network has changed. */
   again(): void {
-    if (this.#signal.aborted) return
+    // Without any path there is nothing to agree by: round 0 is all there is.
+    if (this.#signal.aborted || (this.#options.session.path === undefined && !this.#options.relayed)) return
     // At once, unless that was done just now: a path that comes and goes is no reason to hurry.
     const hurry = performance.now() - this.#punchedAt >= CALM_MS || this.#round === 0
     if (this.#initiator) void this.#follow(Promise.resolve(), hurry ? [0, ...ROUND_DELAYS_MS] : ROUND_DELAYS_MS)

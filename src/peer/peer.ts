@@ -8,6 +8,7 @@ import {
   parseServerAddress,
   parseServerUrl,
   Reservation,
+  untilAborted,
   type Via,
   type WebRtcSetup,
 } from '../connect/index.ts'
@@ -324,7 +325,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
 
   /** Resolves when this peer has asked what others see of it; {@link nat} and {@link candidates} say what came of it. */
   async settled(): Promise<void> {
-    await this.#reachability.onOnline()
+    await this.#reachability.settled()
   }
 
   // ---- dialling ----
@@ -376,6 +377,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         if (this.#lan === undefined || signal.aborted) throw error
       })
     }
+    // Without a relay there is no second chance to say where we are: it must be known when the offer goes out.
+    if (via !== 'auto' && via !== 'relay') await untilAborted(this.settled(), signal, `dialling ${id}`)
     return this.#connector.dial(id, { via, relays: await this.#relays(via, relay, signal), signal })
   }
 

@@ -80,6 +80,8 @@ export class Reachability {
   #lookTimer: ReturnType<typeof setTimeout> | undefined
   /** Looks that came after the first one in this network. */
   #looks = 0
+  /** Others were asked since the network was last another one. */
+  #observed = false
   /** The life of a UDP mapping is, or was, measured in this network. */
   #measured = false
 
@@ -186,6 +188,11 @@ export class Reachability {
     return this.#observing
   }
 
+  /** Resolves when others have been asked what they see of us, at least once since the network was last another one. */
+  settled(): Promise<void> {
+    return this.#observing ?? (this.#observed ? Promise.resolve() : this.onOnline())
+  }
+
   async #observe(): Promise<void> {
     const { signal } = this.#stop
     const before = this.#known
@@ -200,6 +207,7 @@ export class Reachability {
     } catch {
       return // closed meanwhile
     }
+    this.#observed = true
     if (this.#known !== before) this.#options.onChange()
     void this.#measureLife()
     this.#lookAgain()
@@ -339,6 +347,7 @@ export class Reachability {
     this.#tcpView = UNKNOWN
     this.#measured = false
     this.#looks = 0
+    this.#observed = false
     this.#mapper?.retry()
     await this.onOnline()
   }
