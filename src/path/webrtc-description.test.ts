@@ -41,7 +41,8 @@ const description: fc.Arbitrary<IceDescription> = fc.record({
 })
 
 /** What a description may make of an SDP, line by line. */
-const ADDRESS = '[0-9a-fA-F:.]+|[0-9a-f-]{36}\\.local'
+// Names know no case: RFC 4343.
+const ADDRESS = '[0-9a-fA-F:.]+|[0-9a-fA-F-]{36}\\.[lL][oO][cC][aA][lL]'
 const SDP_LINE = new RegExp(
   [
     'v=0|o=- 1 1 IN IP4 0\\.0\\.0\\.0|s=-|t=0 0|a=group:BUNDLE 0|m=application 9 UDP/DTLS/SCTP webrtc-datachannel',
