@@ -51,7 +51,7 @@ export async function examineServer(url: ReturnType<typeof parseServerUrl>, sign
     const keys = await dialOverPath(Identity.generate(), url.peer, path, { signal: limited })
     const shaken = performance.now()
     const onStream = (stream: { reset(code: number): void }) => stream.reset(StreamCode.NO_PROTOCOL)
-    session = new Session({ keys, peer: url.peer, onStream, pathlessMs: 0 })
+    session = new Session({ keys, peer: url.peer, onStream, reconnectMs: 0 })
     session.adopt(path, true, shaken - opened)
     return await visit(session, url.address, { started, shakeMs: shaken - opened, signal: limited })
   } catch (cause) {

@@ -64,7 +64,7 @@ export interface ConnectorOptions {
   /** `server`: we dialled it for its services; it is not found by its peer id, and no other path to it will come. */
   readonly onSession: (session: Session, options: { server: boolean }) => void
   /** ms that a session may be without a path. @default 5_000 */
-  readonly pathlessMs?: number | undefined
+  readonly reconnectMs?: number | undefined
   readonly onStream: (session: Session, stream: Stream) => void
   /** Media that work now. `hidden`: only those that do not tell our address. */
   readonly signaling: (options: { hidden: boolean }) => readonly Signaling[]
@@ -435,13 +435,13 @@ export class Connector {
   }
 
   #newSession(keys: SessionKeys, peer: PeerId, server = false): Session {
-    const pathlessMs = server ? 0 : this.#options.pathlessMs
+    const reconnectMs = server ? 0 : this.#options.reconnectMs
     const session: Session = new Session({
       keys,
       peer,
       onStream: (stream) => this.#options.onStream(session, stream),
       explain: () => this.#explain(session),
-      ...(pathlessMs === undefined ? {} : { pathlessMs }),
+      ...(reconnectMs === undefined ? {} : { reconnectMs }),
     })
     this.#sessions.set(session.id, session)
     session.addEventListener('close', () => this.#sessions.delete(session.id))

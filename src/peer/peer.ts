@@ -73,7 +73,7 @@ export interface PeerOptions {
   /** @internal Takes paths that ask for a circuit: what makes a relay. */
   readonly onCircuit?: (path: FramedPath, circuit: Uint8Array) => void
   /** @internal ms that a session may be without a path: a server wants to know at once who has gone. @default 5_000 */
-  readonly pathlessMs?: number
+  readonly reconnectMs?: number
 }
 
 export interface ConnectOptions {
@@ -153,7 +153,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       admit: (from, how) => this.firewall.admit({ from, how }),
       tellRefusals: this.firewall.tellRefusals,
       onSession: (session, { server }) => this.#onSession(session, server),
-      pathlessMs: options.pathlessMs,
+      reconnectMs: options.reconnectMs,
       onStream: (session, stream) => this.#onStream(session, stream),
       signaling: ({ hidden }) => [
         // Who is heard on the local network has told its address.

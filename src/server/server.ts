@@ -1,5 +1,8 @@
 /**
  * The server: a peer with services switched on, behind one port.
+ *
+ *     serving --drain()--> draining --everybody has left, or time is over--> closed
+ *        \________________________ close() ________________________________/
  */
 import { DEFAULT_PORT, parseServerAddress, RELAY_PROTOCOL } from '../connect/index.ts'
 import { PeerlineError } from '../errors.ts'
@@ -7,6 +10,7 @@ import type { Identity } from '../identity/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, scopeOf } from '../network/address.ts'
 import { Peer } from '../peer/index.ts'
 import { MAX_REFLECTORS, RENDEZVOUS_PROTOCOL } from '../signaling/index.ts'
+import { MAX_MOVING_MS } from '../signaling/rendezvous-wire.ts'
 import { Alternates } from './alternates.ts'
 import { Port } from './port.ts'
 import { ReflectorLimits, serveStunTcp, UdpReflector } from './reflector.ts'
@@ -18,6 +22,9 @@ const PORT_ATTEMPTS = 10
 
 /** Reflectors of others: half of what a reply holds. The own ones beside the main port are three at most. */
 const MAX_NAMED_REFLECTORS = MAX_REFLECTORS / 2
+
+/** ms that a server which drains waits for its peers: several times what they need to open another path. */
+const DRAIN_MS = 10_000
 
 export interface ServerOptions {
   /** `host:port`; an empty host is every interface, port 0 any free one. @default ':4400' */
@@ -42,6 +49,13 @@ export interface ServerOptions {
   readonly reflectors?: readonly string[]
 }
 
+export interface DrainOptions {
+  /** Longest time that it takes, ms, up to an hour. 0: as {@link Server.close}. @default 10_000 */
+  readonly ms?: number
+  /** Ends it at once. */
+  readonly signal?: AbortSignal
+}
+
 export class Server {
   readonly peer: Peer
   readonly #port: Port
@@ -50,6 +64,12 @@ export class Server {
   readonly #relay: RelayService | undefined
   readonly #rendezvous: RendezvousService
   readonly #address: string
+  readonly #health: { status: 'ok' | 'draining' }
+  #draining: Promise<void> | undefined
+  /** Ends the wait of a server that drains. */
+  #stopDraining: (() => void) | undefined
+  #closing: Promise<void> | undefined
+  readonly #cut = new AbortController()
 
   private constructor(parts: {
     peer: Peer
@@ -59,6 +79,7 @@ export class Server {
     relay: RelayService | undefined
     rendezvous: RendezvousService
     address: string
+    health: { status: 'ok' | 'draining' }
   }) {
     this.peer = parts.peer
     this.#port = parts.port
@@ -67,6 +88,7 @@ export class Server {
     this.#relay = parts.relay
     this.#rendezvous = parts.rendezvous
     this.#address = parts.address
+    this.#health = parts.health
   }
 
   /**
@@ -99,12 +121,13 @@ export class Server {
       // Whoever proves an identity may use the services; they are all there is.
       firewall: { allow: 'all' },
       maxSessions: 50_000,
-      pathlessMs: 0,
+      reconnectMs: 0,
       ...(relay === undefined ? {} : { onCircuit: (path, circuit) => relay.onCircuit(path, circuit) }),
     })
     peer.handleStream(RENDEZVOUS_PROTOCOL, (stream, context) => rendezvous.serve(stream, context))
     if (relay !== undefined) peer.handleStream(RELAY_PROTOCOL, (stream, context) => relay.serve(stream, context))
     const limits = new ReflectorLimits()
+    const health: { status: 'ok' | 'draining' } = { status: 'ok' }
     const started = performance.now()
     const makePort = () =>
       new Port({
@@ -112,7 +135,7 @@ export class Server {
         onPath: (path) => void peer.accept(path),
         onStun: (socket, head) => serveStunTcp(socket, head, { limits }),
         health: () => ({
-          status: 'ok',
+          ...health,
           peerId: peer.id,
           uptimeSeconds: Math.floor((performance.now() - started) / 1000),
           peers: rendezvous.online,
@@ -129,7 +152,7 @@ export class Server {
       rendezvous.reflectors = [...named(alternates, bound.host), ...elsewhere]
       const scheme = options.tls === undefined ? 'ws' : 'wss'
       const address = publicUrl ?? `${scheme}://${formatHostPort(reachableHost(bound.host), bound.port)}`
-      return new Server({ peer, port, reflector, alternates, relay, rendezvous, address })
+      return new Server({ peer, port, reflector, alternates, relay, rendezvous, address, health })
     } catch (error) {
       await peer.close()
       throw error
@@ -156,10 +179,69 @@ export class Server {
     return this.#relay?.circuits ?? 0
   }
 
-  /** Ends in order: sessions are closed, circuits drained, the port given up. */
-  async close(options: { signal?: AbortSignal } = {}): Promise<void> {
+  /** Peers that are here, those that only dial among them; a program that came in twice counts twice. */
+  get peers(): number {
+    return this.#rendezvous.registrations
+  }
+
+  /**
+   * Goes away without cutting anybody short. From now on nobody is let in any more, and every peer is told to move; signals
+   * still pass and circuits that are joined go on, until all have left or `ms` are over. Then it closes.
+   * @throws PeerlineError `ERR_PEERLINE_INVALID`
+   */
+  async drain(options: DrainOptions = {}): Promise<void> {
+    const { ms = DRAIN_MS } = options
+    if (!(ms >= 0 && ms <= MAX_MOVING_MS)) {
+      throw new PeerlineError('ERR_PEERLINE_INVALID', `a server drains for 0 to ${MAX_MOVING_MS} ms, not ${ms}`)
+    }
+    this.#draining ??= this.#drain(Math.round(ms), options.signal)
+    await this.#draining
+    await this.close(options)
+  }
+
+  /** Resolves when everybody has left, `ms` are over, `signal` fires, or the server is closed. */
+  #drain(ms: number, signal: AbortSignal | undefined): Promise<void> {
+    const [rendezvous, relay] = [this.#rendezvous, this.#relay]
+    const deserted = () => rendezvous.registrations === 0 && (relay === undefined || relay.idle)
+    if (this.#closing !== undefined || ms === 0 || deserted() || signal?.aborted) return Promise.resolve()
+    this.#health.status = 'draining'
+    return new Promise((resolve) => {
+      const done = () => {
+        clearTimeout(timer)
+        signal?.removeEventListener('abort', done)
+        this.#stopDraining = undefined
+        resolve()
+      }
+      const timer = setTimeout(done, ms)
+      signal?.addEventListener('abort', done)
+      this.#stopDraining = done
+      const onLeave = () => {
+        if (deserted()) done()
+      }
+      rendezvous.onLeave = onLeave
+      if (relay !== undefined) relay.onLeave = onLeave
+      relay?.move(ms)
+      rendezvous.move(ms)
+    })
+  }
+
+  /** Ends in order: sessions are closed, circuits drained, the port given up. When the signal fires, at once. */
+  async close({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+    const cut = () => this.#cut.abort()
+    if (signal?.aborted) cut()
+    signal?.addEventListener('abort', cut)
+    try {
+      this.#closing ??= this.#close()
+      await this.#closing
+    } finally {
+      signal?.removeEventListener('abort', cut)
+    }
+  }
+
+  async #close(): Promise<void> {
+    this.#stopDraining?.()
     this.#relay?.close()
-    await this.peer.close(options)
+    await this.peer.close({ signal: this.#cut.signal })
     await Promise.all([this.#port.close(), this.#reflector.close(), this.#alternates?.close()])
   }
 

@@ -2,14 +2,17 @@ import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
 import { varintSize } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
+import { MAX_MESSAGE_BYTES } from '../path/index.ts'
 import {
   checkProtocol,
   type FrameVisitor,
   FrameWriter,
   MAX_CANDIDATES_BYTES,
+  MAX_DATAGRAM_BYTES,
   MAX_PROTOCOL_BYTES,
   readFrames,
 } from './frame.ts'
+import { RECORD_HEAD_BYTES } from './record.ts'
 
 /** A frame as a list: its name, then its fields; bytes as plain arrays. */
 type Seen = readonly [string, ...unknown[]]
@@ -26,6 +29,7 @@ function collect(seen: Seen[]): FrameVisitor {
     onPong: (token) => seen.push(['pong', [...token]]),
     onCandidates: (bytes) => seen.push(['candidates', [...bytes]]),
     onClose: (...fields) => seen.push(['close', ...fields]),
+    onDatagram: (data) => seen.push(['datagram', [...data]]),
   }
 }
 
@@ -65,11 +69,16 @@ const frame: fc.Arbitrary<Seen> = fc.oneof(
     fc.constant('candidates'),
     fc.uint8Array({ maxLength: MAX_CANDIDATES_BYTES, size: 'max' }).map((bytes) => [...bytes]),
   ),
+  fc.tuple(
+    fc.constant('datagram'),
+    fc.uint8Array({ maxLength: 4096, size: 'max' }).map((bytes) => [...bytes]),
+  ),
   fc.tuple(fc.constant('close'), fc.string({ maxLength: 20 }), fc.string({ unit: 'grapheme', maxLength: 20 })),
 )
 
 function write(writer: FrameWriter, [kind, ...fields]: Seen): void {
   const plain = fields.map((field) => (Array.isArray(field) ? Uint8Array.from(field as number[]) : field))
+  if (kind === 'datagram') return writer.datagrams(plain as Uint8Array[])
   const call = writer[kind as 'open'] as (...args: unknown[]) => void
   call.apply(writer, plain)
 }
@@ -114,6 +123,52 @@ describe('frames', () => {
       ])
       expect(read(record.subarray(0, -3)).at(-1)).toEqual(['data', 8, [], fin])
     }
+  })
+
+  it.each([64, 16_384])(
+    'of datagrams are one batch, with an acknowledgement, whatever their size and batches of %d',
+    (size) => {
+      fc.assert(
+        fc.property(fc.array(fc.nat(MAX_DATAGRAM_BYTES), { minLength: 1, maxLength: 4 }), number, (lengths, count) => {
+          const writer = new FrameWriter(size)
+          const all = lengths.map((length, at) => new Uint8Array(length).fill(at))
+          writer.datagrams(all)
+          writer.ack(count)
+          const batch = writer.take()!
+          expect(writer.take()).toBeUndefined()
+          const got: Uint8Array[] = []
+          let acked: number | undefined
+          const visitor = {
+            ...collect([]),
+            onDatagram: (data: Uint8Array) => got.push(data),
+            onAck: (to: number) => {
+              acked = to
+            },
+          }
+          readFrames(batch, visitor, () => false)
+          expect(acked).toBe(count)
+          expect(got.map(({ length }) => length)).toEqual(lengths)
+          expect(got.every((data, at) => Buffer.compare(data, all[at]!) === 0)).toBe(true)
+        }),
+        { numRuns: 50 },
+      )
+    },
+  )
+
+  it('of the largest datagram fit a message of every path, beside number, tag and acknowledgement', () => {
+    const writer = new FrameWriter()
+    writer.datagrams([new Uint8Array(MAX_DATAGRAM_BYTES)])
+    writer.ack(Number.MAX_SAFE_INTEGER)
+    expect(writer.take()!.length + RECORD_HEAD_BYTES).toBeLessThanOrEqual(MAX_MESSAGE_BYTES)
+  })
+
+  it('larger than a batch leave none of that size behind', () => {
+    const writer = new FrameWriter()
+    writer.datagrams([new Uint8Array(40_000)])
+    writer.take()
+    writer.release()
+    writer.ping(new Uint8Array(8))
+    expect(writer.take()!.buffer.byteLength).toBeLessThanOrEqual(16_384)
   })
 
   it('stop being read when the session has ended', () => {
@@ -221,6 +276,8 @@ describe('what is malformed', () => {
     ['an integer above 2^53', [0x05, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]],
     ['a name of 129 bytes', [0x01, 0x04, 0x40, 129, ...new Uint8Array(129)]],
     ['a name that is not UTF-8', [0x01, 0x04, 2, 0xc3, 0x28]],
+    ['a datagram of 65537 bytes', [0x0a, 0x80, 0x01, 0x00, 0x01, ...new Uint8Array(65_537)]],
+    ['a datagram cut short', [0x0a, 4, 1, 2, 3]],
     ['candidates of 4097 bytes', [0x08, 0x50, 0x01, ...new Uint8Array(4097)]],
     ['a farewell with a code of 65 bytes', [0x09, 0x40, 65, ...new Uint8Array(66)]],
   ])('is an error of protocol: %s', (_, bytes) => {

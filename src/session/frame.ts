@@ -10,6 +10,7 @@
  *     PONG       07  token 8
  *     CANDIDATES 08  length, CBOR                           more ways in which the sender may be reached
  *     CLOSE      09  length, code, length, message          the session ends; nothing follows
+ *     DATAGRAM   0a  length, bytes                          a message that may be lost; in loose records only
  *     DATA       10  stream, length, bytes
  *     DATA+FIN   11  the last bytes of the stream
  *     DATA       12  stream, bytes to the end of the record (13: and FIN)
@@ -30,6 +31,7 @@ export const FrameType = {
   PONG: 0x07,
   CANDIDATES: 0x08,
   CLOSE: 0x09,
+  DATAGRAM: 0x0a,
   DATA: 0x10,
 } as const
 
@@ -40,11 +42,20 @@ const DATA_TO_END = 0x02
 export const MAX_PROTOCOL_BYTES = 128
 /** Bytes of one CANDIDATES frame: 16 candidates of 128 bytes leave as much again to spare. */
 export const MAX_CANDIDATES_BYTES = 4_096
+/**
+ * Bytes of one datagram: what a record of any path holds beside the rest (`MAX_MESSAGE_BYTES`), the same as a piece of a
+ * stream. RFC 9221 section 3 recommends that as good as every size is taken.
+ */
+export const MAX_DATAGRAM_BYTES = 65_536
+/** Bytes of the longest DATAGRAM header: type, length. */
+export const MAX_DATAGRAM_HEADER_BYTES = 1 + 4
 /** Bytes of the longest code and message in a CLOSE frame. */
 const MAX_CLOSE_CODE_BYTES = 64
 const MAX_CLOSE_MESSAGE_BYTES = 256
 /** Bytes of the longest DATA header: type, stream, length. */
 export const MAX_DATA_HEADER_BYTES = 1 + 8 + 4
+/** Bytes of the longest ACK frame. */
+const MAX_ACK_BYTES = 1 + 8
 
 /** Takes the frames of one record. */
 export interface FrameVisitor {
@@ -58,6 +69,7 @@ export interface FrameVisitor {
   onPong(token: Uint8Array): void
   onCandidates(bytes: Uint8Array): void
   onClose(code: string, message: string): void
+  onDatagram(data: Uint8Array): void
 }
 
 /** Keeps a byte order mark: dropping it would give one name two encodings. */
@@ -135,6 +147,14 @@ export function readFrames(record: Uint8Array, visitor: FrameVisitor, stopped: (
           readText(cursor, MAX_CLOSE_MESSAGE_BYTES, 'a message'),
         )
         break
+      case FrameType.DATAGRAM: {
+        const length = cursor.readVarint()
+        if (length > MAX_DATAGRAM_BYTES) {
+          throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `a datagram of ${length} bytes`)
+        }
+        visitor.onDatagram(cursor.readBytes(length))
+        break
+      }
       default:
         throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `unknown frame 0x${type.toString(16)}`)
     }
@@ -255,7 +275,7 @@ export class FrameWriter {
   }
 
   ack(number: number): void {
-    this.#room(9)
+    this.#room(MAX_ACK_BYTES)
     this.#byte(FrameType.ACK)
     this.#varint(number)
   }
@@ -277,6 +297,18 @@ export class FrameWriter {
     this.#byte(FrameType.CANDIDATES)
     this.#varint(bytes.length)
     this.#bytes(bytes)
+  }
+
+  /** All in one batch, which grows to hold them and an acknowledgement beside. */
+  datagrams(all: readonly Uint8Array[]): void {
+    let bytes = MAX_ACK_BYTES
+    for (const { length } of all) bytes += MAX_DATAGRAM_HEADER_BYTES + length
+    this.#room(bytes)
+    for (const data of all) {
+      this.#byte(FrameType.DATAGRAM)
+      this.#varint(data.length)
+      this.#bytes(data)
+    }
   }
 
   close(code: string, message: string): void {
@@ -307,8 +339,9 @@ export class FrameWriter {
       this.#batch = undefined
       this.#length = 0
     }
-    this.#batch ??=
-      (this.#batchBytes === BATCH_BYTES ? spares.pop() : undefined) ?? Buffer.allocUnsafe(this.#batchBytes)
+    if (this.#batch !== undefined) return
+    const spare = bytes <= BATCH_BYTES && this.#batchBytes === BATCH_BYTES ? spares.pop() : undefined
+    this.#batch = spare ?? Buffer.allocUnsafe(Math.max(this.#batchBytes, bytes))
   }
 
   #byte(value: number): void {

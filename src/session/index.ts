@@ -1,8 +1,18 @@
 export { toNodeDuplex, toReadable, toWritable } from './adapters.ts'
 export { sessionIdOf } from './attach.ts'
+export {
+  Channel,
+  type ChannelLimits,
+  type ChannelOptions,
+  type ChannelPolicy,
+  DEFAULT_CAPACITY,
+  MAX_WAITING_PUSHES,
+} from './channel.ts'
 export { FIRST_APPLICATION_CODE, StreamCode } from './codes.ts'
+export type { DatagramCounts, DatagramLimits, Datagrams } from './datagrams.ts'
 export { TypedEventTarget } from './events.ts'
-export { MAX_CANDIDATES_BYTES, MAX_PROTOCOL_BYTES } from './frame.ts'
+export { MAX_CANDIDATES_BYTES, MAX_DATAGRAM_BYTES, MAX_PROTOCOL_BYTES } from './frame.ts'
+export { type Incoming, type IncomingOptions, IncomingStreams } from './incoming.ts'
 export { MessageStream, type MessageStreamOptions } from './message-stream.ts'
 export type { RekeyLimits } from './outbox.ts'
 export type { PathChange } from './path-chooser.ts'
@@ -10,4 +20,5 @@ export type { PathEvent, PathInfo } from './path-log.ts'
 export type { KeepAlive } from './path-watch.ts'
 export { Session, type SessionEvents, type SessionOptions } from './session.ts'
 export { Stream, type StreamSink } from './stream.ts'
+export { type WatchOptions, watch } from './watch.ts'
 export type { Explanation, NatSummary, PathAttempt, WhyReport } from './why.ts'

@@ -204,6 +204,9 @@ export function settle(): Promise<void> {
   return new Promise((resolve) => realImmediate(resolve))
 }
 
+/** ms that a session may be without a path, when nothing else is said: few, for the clock has to be wound on. */
+export const RECONNECT_MS = 5_000
+
 export interface WorldOptions extends Partial<Pick<SessionOptions, 'maxStreams' | 'rekey'>> {
   /** Takes what session 0 opens, at session 1; and the other way round. */
   readonly onStream?: (stream: Stream, side: Side) => void
@@ -231,6 +234,7 @@ export class World {
         keys: testKeys(side === 0),
         peer: (side === 0 ? 'responder' : 'initiator') as PeerId,
         onStream: (stream) => onStream?.(stream, side),
+        reconnectMs: RECONNECT_MS,
         ...rest,
       })
       session.addEventListener('path', ({ detail }) => this.changes[side].push(detail))

@@ -10,15 +10,7 @@
 import type { PathKind } from '../path/index.ts'
 import { formatRate, type PathLog } from './path-log.ts'
 import { LOW_RTT_MS, METER_FROM_BYTES, PathMeter, TICK_MS } from './path-meter.ts'
-import {
-  choosePath,
-  DRAIN_TIMEOUT_MS,
-  FOLLOW_HOLD_MS,
-  isDirect,
-  type PathState,
-  PING_TIMEOUT_MS,
-  shouldFollow,
-} from './paths.ts'
+import { choosePath, DRAIN_TIMEOUT_MS, FOLLOW_HOLD_MS, isDirect, type PathState, shouldFollow } from './paths.ts'
 
 /**
  * What is in the buffers of a path that is left arrives by itself, and holds up what comes behind it. When that takes longer
@@ -168,6 +160,17 @@ export class PathChooser {
     this.choose()
   }
 
+  /** Little is expected of any path there is, until it answers: whatever comes now is taken first. */
+  doubt(): void {
+    const now = performance.now()
+    for (const state of this.#host.paths()) {
+      if (state.stage !== 'proven' || state.suspect === 'silent') continue
+      state.suspect = 'silent'
+      state.suspectAt = now
+      if (state.pingedAt === undefined || state.heardAt >= state.pingedAt) this.#host.ping(state)
+    }
+  }
+
   /** A path has gone, or is retired. */
   onGone(state: PathState): void {
     if (state === this.#preferred) this.#preferred = undefined
@@ -210,7 +213,7 @@ export class PathChooser {
   #suspect(state: PathState, how: 'silent' | 'slow'): void {
     state.suspect = how
     state.suspectAt = performance.now()
-    this.#host.ping(state, how === 'slow' ? DRAIN_TIMEOUT_MS : PING_TIMEOUT_MS)
+    this.#host.ping(state, how === 'slow' ? DRAIN_TIMEOUT_MS : undefined)
   }
 
   /** Tells of a change, once the path in use is proven and settled. */

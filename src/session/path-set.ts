@@ -12,12 +12,15 @@ import type { FrameWriter } from './frame.ts'
 import { type PathChange, PathChooser, type SendLoad } from './path-chooser.ts'
 import { type PathEvent, type PathInfo, PathLog } from './path-log.ts'
 import { type KeepAlive, PathWatch } from './path-watch.ts'
-import { MAX_PATHS, newPathState, noteRtt, type PathState } from './paths.ts'
+import { Flaps, MAX_PATHS, newPathState, noteRtt, type PathState, type PathTiming } from './paths.ts'
 
 export type { PathChange, PathEvent, PathInfo }
 
 /** Path numbers remembered one by one: far more than may be under way at once, out of order. */
 const MAX_USED_PATHS = 64
+
+/** ms before the round trip of a new path is asked for by itself: what it was opened for goes first. */
+const FIRST_PING_MS = 500
 
 /** Bytes of ours before it on a path that is out of use, with which an acknowledgement rather takes the path in use. */
 const ACK_TAIL_BYTES = 262_144
@@ -44,6 +47,8 @@ export interface PathSetHost {
   /** Another proven path carries the data, and users should know. */
   onChange(change: PathChange): void
   sendLoose(state: PathState, write: (frames: FrameWriter) => void): void
+  /** Nothing answers on any path; or something does again. */
+  onTrouble(trouble: boolean): void
   /** What is on its way. */
   load(): SendLoad
   closed(): boolean
@@ -56,6 +61,7 @@ export class PathSet {
   readonly #host: PathSetHost
   readonly #paths = new Map<number, PathState>()
   readonly #log = new PathLog()
+  readonly #flaps = new Flaps()
   readonly #chooser: PathChooser
   readonly #watch: PathWatch
   /** The path on which a fresh ordered record came last. */
@@ -64,7 +70,8 @@ export class PathSet {
   readonly #used = new Set<number>()
   #usedBelow = 0
 
-  constructor(keys: SessionKeys, host: PathSetHost) {
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a timing out of bounds */
+  constructor(keys: SessionKeys, host: PathSetHost, timing?: Partial<PathTiming>) {
     this.#keys = keys
     this.#host = host
     this.#next = keys.initiator ? 2 : 1
@@ -85,20 +92,28 @@ export class PathSet {
       },
       this.#log,
     )
-    this.#watch = new PathWatch({
-      paths,
-      active: () => this.active,
-      fresh: () => this.#fresh,
-      initiator: keys.initiator,
-      sendLoose: (state, write) => host.sendLoose(state, write),
-      busy: () => host.load().inFlight > 0,
-      onBusy: () => this.#chooser.watchSoon(),
-      onAnswered: (state) => this.#chooser.onAnswered(state),
-      retire: (state) => this.#retire(state),
-      lose: (state, error) => this.lose(state, error),
-      closed,
-      guard,
-    })
+    this.#watch = new PathWatch(
+      {
+        paths,
+        active: () => this.active,
+        fresh: () => this.#fresh,
+        initiator: keys.initiator,
+        sendLoose: (state, write) => host.sendLoose(state, write),
+        busy: () => host.load().inFlight > 0,
+        onBusy: () => this.#chooser.watchSoon(),
+        onTrouble: (trouble) => {
+          if (trouble) this.#chooser.doubt()
+          host.onTrouble(trouble)
+        },
+        choose: () => this.#chooser.choose(),
+        onAnswered: (state) => this.#chooser.onAnswered(state),
+        retire: (state) => this.#retire(state),
+        lose: (state, error) => this.lose(state, error),
+        closed,
+        guard,
+      },
+      timing,
+    )
   }
 
   /** The path in use. */
@@ -142,6 +157,11 @@ export class PathSet {
     return this.#log.events
   }
 
+  /** True while nothing answers on any path. */
+  get trouble(): boolean {
+    return this.#watch.trouble
+  }
+
   get keepAlive(): KeepAlive {
     return this.#watch.keepAlive
   }
@@ -158,7 +178,7 @@ export class PathSet {
 
   /** Attaches an open path; data may go out on it at once. */
   attach(path: Path): void {
-    if (this.#paths.size >= MAX_PATHS) return path.destroy()
+    if (!this.#hasRoom()) return path.destroy()
     const number = this.#next
     this.#next += 2
     const state = this.#add(path, number, 'attaching')
@@ -177,13 +197,23 @@ export class PathSet {
     if (mine || pathNumber <= this.#usedBelow || this.#used.has(pathNumber)) {
       throw new PeerlineError('ERR_PEERLINE_HANDSHAKE', 'an attach message was used before')
     }
-    if (this.#paths.size >= MAX_PATHS) throw new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_PATHS} paths are attached`)
+    if (!this.#hasRoom()) throw new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_PATHS} paths are attached`)
     this.#remember(pathNumber)
     const state = this.#add(path, pathNumber, 'unproven')
     path.send([writeAttached({ pathNumber, received: this.#host.received() }, this.#keys.attachSend)])
     // First of all: what the other side has is not sent again.
     this.#host.guard(() => this.#host.onAcked(received))
     if (!this.#host.closed()) this.#start(state)
+  }
+
+  /** True when one more path may come, for which the longest silent one is let go. */
+  #hasRoom(): boolean {
+    if (this.#paths.size < MAX_PATHS) return true
+    const silent = [...this.#paths.values()].filter(({ suspect }) => suspect === 'silent')
+    const [oldest] = silent.sort((a, b) => a.heardAt - b.heardAt)
+    if (oldest === undefined) return false
+    this.lose(oldest, new PeerlineError('ERR_PEERLINE_LIMIT', `${oldest.path.remote} made room for another path`))
+    return !this.#host.closed()
   }
 
   /** Remembers the latest numbers one by one; what is older than those counts as used. */
@@ -259,13 +289,17 @@ export class PathSet {
   heard(state: PathState, ordered = false): void {
     const now = performance.now()
     state.heardAt = now
+    this.#watch.onHeard()
     if (ordered && state.stage !== 'retired') this.#fresh = state
     if (this.#host.closed()) return
     if (state.stage === 'proven') return this.#chooser.onHeard(state, ordered, now)
     if (state.stage === 'retired') return
     state.stage = 'proven'
     state.provenAt = now
+    state.trustedAt = now + this.#flaps.holdMs(state.path.kind, now)
     this.#log.add(state, 'proven')
+    // Its round trip is to be measured, when it is not known yet.
+    this.#watch.soon(FIRST_PING_MS)
     this.#chooser.onProven(state)
     this.#host.onProven(state)
     this.#chooser.report()
@@ -286,6 +320,16 @@ export class PathSet {
 
   ping(state: PathState): void {
     this.#watch.ping(state)
+  }
+
+  /** Asks every path now: one that does not answer in time is lost. */
+  probe(patienceMs: number): void {
+    this.#watch.probe(patienceMs)
+  }
+
+  /** The other side says that it hears nothing on them: what comes now is taken first, until they answer. */
+  doubt(): void {
+    this.#chooser.doubt()
   }
 
   /** From now on users are told of changes. */
@@ -322,12 +366,18 @@ export class PathSet {
     this.#paths.delete(state.number)
     state.path.destroy(error)
     if (this.#host.closed()) return
+    const now = performance.now()
     if (state.stage !== 'retired') this.#log.add(state, 'lost', error?.message)
+    if (state.stage === 'proven') this.#flaps.add(state.path.kind, now)
+    const used = state === this.active
     if (state === this.#fresh) this.#fresh = undefined
     this.#chooser.onGone(state)
     this.#host.onLost(state)
     this.#chooser.choose()
-    if (!this.#host.closed()) this.#host.onLostSettled(error)
+    if (this.#host.closed()) return
+    // What ended one path may have ended the next one, too, and nobody has asked that for long.
+    if (used && this.active?.stage === 'proven' && this.active.pingedAt === undefined) this.ping(this.active)
+    this.#host.onLostSettled(error)
   }
 
   /** Ends them all, when what was sent has gone out. */

@@ -150,7 +150,7 @@ describe('an acknowledgement', () => {
     await world.pass(100)
     relay.held.fill(true)
     await bulk.write(noise(70_000))
-    await world.pass(300)
+    await world.pass(100)
     await stream.write(noise(10))
     await world.pass(10)
     world.connect('tcp')
@@ -172,7 +172,7 @@ describe('an acknowledgement', () => {
   it('takes the path in use when the one the data came from is full', async () => {
     world = new World({ onStream: drop })
     const relay = await world.open('relay')
-    await world.pass(100)
+    await world.pass(400)
     // Side 1 knows the tcp path to be proven; side 0 has not heard its ping, and sends on the relay.
     const tcp = world.connect('tcp', 1)
     tcp.tap = (message, to) => (to === 0 && message[0]! >= 0x80 ? [] : [message])

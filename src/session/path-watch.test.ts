@@ -20,6 +20,8 @@ it('a path that drains slowly is not given up because the process slept meanwhil
     sendLoose: () => {},
     busy: () => false,
     onBusy: () => {},
+    onTrouble: () => {},
+    choose: () => {},
     onAnswered: () => {},
     retire: () => {},
     lose: () => lost.push(performance.now()),

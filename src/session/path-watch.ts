@@ -1,5 +1,8 @@
 /**
  * Watching over the paths of a session: pings, what their answers say, letting go of what is silent or one too many.
+ *
+ *     data waits, silence --probeMs--> ping, on every path --probeMs, no answer anywhere--> trouble: other ways are sought
+ *                                        \______________________ lostMs, no answer ________________________________> lost
  */
 import { randomBytes } from 'node:crypto'
 import { equalBytes } from '../bytes/index.ts'
@@ -7,21 +10,26 @@ import { PeerlineError } from '../errors.ts'
 import type { PathKind } from '../path/index.ts'
 import type { FrameWriter } from './frame.ts'
 import {
+  CARE_MS,
   carePath,
   DRAIN_TIMEOUT_MS,
   findSurplus,
-  IMPATIENT_MS,
+  isLate,
   KEEPALIVE_MS,
   MAX_KEEPALIVE_MS,
+  MAX_TIMING_MS,
   MIN_KEEPALIVE_MS,
+  MIN_TIMING_MS,
   noteRtt,
+  OVERSLEPT_MS,
+  PATH_TIMING,
   type PathState,
-  PING_TIMEOUT_MS,
+  type PathTiming,
   TRIM_GRACE_MS,
 } from './paths.ts'
 
-/** ms between looks at the paths while something is on its way; otherwise a quarter of the shortest keep-alive. */
-const CARE_MS = IMPATIENT_MS / 2
+/** ms for which something must have been on its way before it is looked at more closely: a round trip is nothing special. */
+const BUSY_MS = 500
 
 /** ms of silence after which each kind of path is pinged. */
 export type KeepAlive = Readonly<Record<PathKind, number>>
@@ -38,6 +46,10 @@ export interface WatchHost {
   busy(): boolean
   /** Something has been on its way for a while. */
   onBusy(): void
+  /** Nothing answers on any path; or something does again. */
+  onTrouble(trouble: boolean): void
+  /** Time alone may change which path is the best. */
+  choose(): void
   onAnswered(state: PathState): void
   /** Closes it in order. */
   retire(state: PathState): void
@@ -49,11 +61,29 @@ export interface WatchHost {
 export class PathWatch {
   readonly #host: WatchHost
   #keepAlive: KeepAlive = { tcp: KEEPALIVE_MS, udp: KEEPALIVE_MS, webrtc: KEEPALIVE_MS, relay: KEEPALIVE_MS }
+  readonly #timing: PathTiming
   #timer: ReturnType<typeof setTimeout> | undefined
   #due = 0
+  #lookedAt = 0
+  #trouble = false
+  /** When records were first seen unacknowledged, at this look and all since. */
+  #busySince: number | undefined
 
-  constructor(host: WatchHost) {
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a timing outside of 50 ms to 1 min */
+  constructor(host: WatchHost, timing: Partial<PathTiming> = {}) {
+    for (const [name, value] of Object.entries(timing)) {
+      if (!(value >= MIN_TIMING_MS && value <= MAX_TIMING_MS)) {
+        const bounds = `${MIN_TIMING_MS} to ${MAX_TIMING_MS} ms`
+        throw new PeerlineError('ERR_PEERLINE_INVALID', `${name} is ${bounds}, not ${value}`)
+      }
+    }
     this.#host = host
+    this.#timing = { ...PATH_TIMING, ...timing }
+  }
+
+  /** True while nothing answers on any path. */
+  get trouble(): boolean {
+    return this.#trouble
   }
 
   get keepAlive(): KeepAlive {
@@ -75,12 +105,14 @@ export class PathWatch {
   /** Pings what was silent for too long, and lets go of what does not answer, or is one too many. */
   #look(): void {
     const host = this.#host
+    this.#timer = undefined
     if (host.closed()) return
     const now = performance.now()
     // A process that was stopped wakes to timers before it reads its sockets: what waits there decides, not the clock.
-    const overslept = now - this.#due > IMPATIENT_MS
+    const overslept = now - this.#due > OVERSLEPT_MS
     let rest = MAX_KEEPALIVE_MS
     let pinged = false
+    let regained = false
     for (const state of [...host.paths()]) {
       const keepAlive = this.#keepAlive[state.path.kind]
       rest = Math.min(rest, keepAlive / 4)
@@ -88,12 +120,13 @@ export class PathWatch {
         state.pingedAt = undefined
       }
       if (overslept) {
+        // Much may have happened meanwhile: it has to answer now.
         state.heardAt = Math.max(state.heardAt, now - keepAlive)
         state.suspectAt = now
       }
-      switch (carePath(state, now, keepAlive)) {
+      switch (carePath(state, now, keepAlive, this.#timing)) {
         case 'ping':
-          this.ping(state, state.suspect === 'slow' ? DRAIN_TIMEOUT_MS : PING_TIMEOUT_MS)
+          this.ping(state, state.suspect === 'slow' ? DRAIN_TIMEOUT_MS : this.#timing.lostMs)
           break
         case 'lost':
           host.lose(state, new PeerlineError('ERR_PEERLINE_TIMEOUT', `${state.path.remote} does not answer any more`))
@@ -101,12 +134,50 @@ export class PathWatch {
       }
       if (host.closed()) return
       pinged ||= state.pingedAt !== undefined
+      if (state.trustedAt > now) rest = Math.min(rest, state.trustedAt - now + 1)
+      else regained ||= state.trustedAt > this.#lookedAt
     }
+    this.#lookForTrouble(now)
     if (host.initiator) this.#trim(now)
+    if (regained) host.choose()
+    this.#lookedAt = now
+    if (host.closed()) return
     const busy = host.busy()
-    if (busy) host.onBusy()
-    this.#timer = undefined
+    if (!busy) this.#busySince = undefined
+    else if (now - (this.#busySince ??= now) >= BUSY_MS) host.onBusy()
     this.soon(busy || pinged ? CARE_MS : rest)
+  }
+
+  /** An answer is late on the path in use: the others are asked as well, and when none answers, that is trouble. */
+  #lookForTrouble(now: number): void {
+    const active = this.#host.active()
+    if (active === undefined || !isLate(active, now, this.#timing)) return
+    let late = true
+    for (const state of this.#host.paths()) {
+      if (state.stage !== 'proven' || isLate(state, now, this.#timing)) continue
+      late = false
+      const asked = state.pingedAt !== undefined && state.heardAt < state.pingedAt
+      if (state.heardAt < active.pingedAt! && !asked) this.ping(state)
+    }
+    if (late) this.#setTrouble(true)
+  }
+
+  #setTrouble(trouble: boolean): void {
+    if (trouble === this.#trouble) return
+    this.#trouble = trouble
+    this.#host.onTrouble(trouble)
+  }
+
+  /** Something authentic was heard on a path. */
+  onHeard(): void {
+    if (this.#trouble) this.#setTrouble(false)
+  }
+
+  /** Asks every path now: one that does not answer in time is lost. */
+  probe(patienceMs: number): void {
+    for (const state of this.#host.paths()) {
+      if (state.stage === 'proven' || state.stage === 'unproven') this.ping(state, patienceMs)
+    }
   }
 
   /** Closes one path of which another of its kind stays; that one must have been heard just now. */
@@ -114,8 +185,11 @@ export class PathWatch {
     const surplus = findSurplus(this.#host.paths(), this.#host.active(), this.#host.fresh(), now)
     if (surplus === undefined) return
     const { keep, spare } = surplus
-    if (now - keep.heardAt < TRIM_GRACE_MS) this.#host.retire(spare)
-    else if (keep.pingedAt === undefined) this.ping(keep)
+    if (now - keep.heardAt < TRIM_GRACE_MS) {
+      this.#host.retire(spare)
+      // There may be another.
+      this.soon()
+    } else if (keep.pingedAt === undefined) this.ping(keep)
   }
 
   /** Looks at the paths in `ms`, or sooner when that is planned already. */
@@ -132,7 +206,7 @@ export class PathWatch {
   }
 
   /** @param patienceMs how long it may go unanswered */
-  ping(state: PathState, patienceMs: number = PING_TIMEOUT_MS): void {
+  ping(state: PathState, patienceMs: number = this.#timing.lostMs): void {
     const token = randomBytes(8)
     state.pingToken = token
     state.pingedAt = performance.now()

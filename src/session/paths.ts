@@ -12,14 +12,38 @@
  *   what was measured to be faster, then the better kind, then the one in use. An unproven path carries data only when
  *   there is nothing else: records may be lost with it, and are then sent again.
  * - A path with records unacknowledged, or idle for long, is pinged; one that leaves a ping unanswered is lost.
+ * - A kind of path that was lost again and again must hold for a while before it carries the data again.
  */
 import type { Path, PathKind } from '../path/index.ts'
 
 /** Order of preference: kernel TCP costs a tenth of what any protocol over UDP does, and a relay is a detour. Lower is better. */
 const RANK: Readonly<Record<PathKind, number>> = { tcp: 0, udp: 1, webrtc: 2, relay: 10 }
 
-/** ms of silence, with records unacknowledged, after which a path is pinged: far above any round trip on Earth. */
-export const IMPATIENT_MS = 1_000
+/** How soon the end of a path is noticed, ms each. A path with a long round trip is given more, see {@link probeAfter}. */
+export interface PathTiming {
+  /**
+   * Silence, with data on its way, after which a path is pinged; and again that long without an answer, on any path, after
+   * which other ways are sought. Above the 200 ms at which TCP first repeats what was lost. @default 300
+   */
+  readonly probeMs: number
+  /**
+   * How long a ping may go unanswered before its path is lost: TCP has tried four times by then. Other ways have long been
+   * sought, and tried, beside it. @default 4_000
+   */
+  readonly lostMs: number
+}
+
+export const PATH_TIMING: PathTiming = { probeMs: 300, lostMs: 4_000 }
+
+/** Bounds of both: below, a busy process seems dead; above, nobody waits that long. */
+export const MIN_TIMING_MS = 50
+export const MAX_TIMING_MS = 60_000
+
+/** Round trips that silence must last, at the least: the acknowledgement may be late by one, the path's queue by others. */
+const PROBE_RTTS = 4
+
+/** ms between looks while something is on its way. */
+export const CARE_MS = 150
 
 /** ms of silence after which an idle path is pinged: below the 30 s after which the shortest-lived NATs forget. */
 export const KEEPALIVE_MS = 20_000
@@ -28,8 +52,41 @@ export const KEEPALIVE_MS = 20_000
 export const MIN_KEEPALIVE_MS = 1_000
 export const MAX_KEEPALIVE_MS = 300_000
 
-/** ms that a ping may go unanswered before its path is lost. */
-export const PING_TIMEOUT_MS = 4_000
+/** How late a look may be, ms, before the process is taken to have slept. */
+export const OVERSLEPT_MS = 1_000
+
+/**
+ * A kind of path that was lost this often within {@link FLAP_MEMORY_MS} must be proven for {@link FLAP_HOLD_MS}, doubled
+ * with each further loss up to {@link MAX_FLAP_HOLD_MS}, before it comes before others again.
+ */
+export const FLAPS = 2
+const FLAP_MEMORY_MS = 60_000
+const FLAP_HOLD_MS = 2_000
+const MAX_FLAP_HOLD_MS = 30_000
+
+/** Losses remembered: those that matter. */
+const MAX_FLAPS = 8
+
+/** How often paths of each kind were lost lately, and what follows for the next one. */
+export class Flaps {
+  readonly #lost = new Map<PathKind, number[]>()
+
+  add(kind: PathKind, now: number): void {
+    const times = this.#recent(kind, now)
+    times.push(now)
+    this.#lost.set(kind, times.slice(-MAX_FLAPS))
+  }
+
+  /** ms for which a path of this kind must hold first. */
+  holdMs(kind: PathKind, now: number): number {
+    const { length } = this.#recent(kind, now)
+    return length < FLAPS ? 0 : Math.min(FLAP_HOLD_MS * 2 ** (length - FLAPS), MAX_FLAP_HOLD_MS)
+  }
+
+  #recent(kind: PathKind, now: number): number[] {
+    return (this.#lost.get(kind) ?? []).filter((at) => now - at < FLAP_MEMORY_MS)
+  }
+}
 
 /**
  * ms that a path may take to drain after it was left with more in its buffers than it can deliver soon: 4 MB at 0.4 MB/s
@@ -66,6 +123,8 @@ export interface PathState {
   /** When it came. */
   readonly since: number
   stage: PathStage
+  /** It comes after others until then: its kind was lost too often. */
+  trustedAt: number
   provenAt: number | undefined
   retiredAt: number | undefined
   /** When anything authentic last came on it. */
@@ -106,13 +165,14 @@ export function newPathState(path: Path, number: number, stage: PathStage): Path
     number,
     since: now,
     stage,
+    trustedAt: now,
     provenAt: stage === 'proven' ? now : undefined,
     retiredAt: undefined,
     heardAt: now,
     lastLoose: -1,
     pingedAt: undefined,
     pingToken: undefined,
-    patienceMs: PING_TIMEOUT_MS,
+    patienceMs: PATH_TIMING.lostMs,
     answeredAt: Number.NEGATIVE_INFINITY,
     rttMs: undefined,
     minRttMs: undefined,
@@ -137,11 +197,24 @@ export function isDirect({ path }: PathState): boolean {
   return path.kind !== 'relay'
 }
 
+/** ms of silence after which a path with data on its way is pinged, and after which an answer is late. */
+export function probeAfter({ minRttMs = 0 }: PathState, { probeMs }: PathTiming): number {
+  return Math.max(probeMs, PROBE_RTTS * minRttMs)
+}
+
+/** True when a ping has gone unanswered for longer than an answer takes. */
+export function isLate(state: PathState, now: number, timing: PathTiming): boolean {
+  const { pingedAt, heardAt } = state
+  return pingedAt !== undefined && heardAt < pingedAt && now - pingedAt >= probeAfter(state, timing)
+}
+
 /** Negative when `a` should carry the data rather than `b`; 0 when they are equals. */
 function compare(a: PathState, b: PathState, preferred: PathState | undefined): number {
+  const now = performance.now()
   const order =
     Number(b.stage === 'proven') - Number(a.stage === 'proven') ||
     Number(a.suspect === 'silent') - Number(b.suspect === 'silent') ||
+    Number(a.trustedAt > now) - Number(b.trustedAt > now) ||
     Number(isDirect(b)) - Number(isDirect(a))
   if (order !== 0 || a === b) return order
   if (preferred !== undefined && isDirect(preferred)) {
@@ -222,16 +295,21 @@ export type PathCare = 'nothing' | 'ping' | 'lost'
  * What to do about a path at `now`.
  * @param keepAliveMs of silence after which it is pinged though nothing waits
  */
-export function carePath(state: PathState, now: number, keepAliveMs: number = KEEPALIVE_MS): PathCare {
+export function carePath(
+  state: PathState,
+  now: number,
+  keepAliveMs: number = KEEPALIVE_MS,
+  timing: PathTiming = PATH_TIMING,
+): PathCare {
   if (state.stage === 'retired') return now - (state.retiredAt ?? now) >= RETIRE_MS ? 'lost' : 'nothing'
   // Whatever else comes of it: what went on it does not get through.
   if (state.suspect === 'slow' && now - state.suspectAt >= DRAIN_TIMEOUT_MS) return 'lost'
   if (state.pingedAt !== undefined && state.heardAt < state.pingedAt) {
     return now - state.pingedAt >= state.patienceMs ? 'lost' : 'nothing'
   }
-  if (state.stage === 'proven' && state.rttMs === undefined) return 'ping'
-  if (state.suspect !== undefined && state.pingedAt === undefined) return 'ping'
+  const wanted = state.suspect !== undefined || (state.stage === 'proven' && state.rttMs === undefined)
+  if (wanted && state.pingedAt === undefined) return 'ping'
   const silent = now - state.heardAt
-  if (state.stage === 'attaching') return silent >= IMPATIENT_MS + PING_TIMEOUT_MS ? 'lost' : 'nothing'
-  return silent >= (state.unackedBytes > 0 ? IMPATIENT_MS : keepAliveMs) ? 'ping' : 'nothing'
+  if (state.stage === 'attaching') return silent >= timing.lostMs ? 'lost' : 'nothing'
+  return silent >= (state.unackedBytes > 0 ? probeAfter(state, timing) : keepAliveMs) ? 'ping' : 'nothing'
 }

@@ -3,7 +3,7 @@
  *
  * - An acknowledgement goes to where the data came from, see `PathSet.ackPath`; it rides on a record that goes there
  *   anyway, when there is one.
- * - What may be lost, or repeated, comes in loose records, and nothing else does: acknowledgements and pings.
+ * - What may be lost, or repeated, comes in loose records, and nothing else does: acknowledgements, pings and datagrams.
  */
 import { PeerlineError } from '../errors.ts'
 import { type FrameVisitor, readFrames } from './frame.ts'
@@ -24,7 +24,11 @@ export interface ReceiverHost {
   readonly closed: () => boolean
   /** Everything below `number` has arrived at the other side. */
   readonly onAck: (number: number) => void
+  /** A pong came on the path. */
+  readonly onPong: (path: PathState) => void
   readonly onCandidates: (bytes: Uint8Array) => void
+  /** The bytes hold until the call returns. */
+  readonly onDatagram: (data: Uint8Array) => void
   readonly onClose: (code: string, message: string) => void
 }
 
@@ -54,6 +58,7 @@ export class Receiver {
       onPong: () => unexpected('pong'),
       onCandidates: (bytes) => host.onCandidates(new Uint8Array(bytes)),
       onClose: host.onClose,
+      onDatagram: () => unexpected('datagram'),
     }
     this.#looseVisitor = {
       onOpen: () => unexpected('open'),
@@ -63,9 +68,14 @@ export class Receiver {
       onWindow: () => unexpected('window'),
       onAck: host.onAck,
       onPing: (token) => host.paths().onPing(this.#reading!, token),
-      onPong: (token) => host.paths().onPong(this.#reading!, token),
+      onPong: (token) => {
+        const path = this.#reading!
+        host.paths().onPong(path, token)
+        host.onPong(path)
+      },
       onCandidates: () => unexpected('candidates'),
       onClose: () => unexpected('close'),
+      onDatagram: host.onDatagram,
     }
   }
 

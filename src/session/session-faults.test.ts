@@ -259,7 +259,7 @@ describe('a session without a path', () => {
     const blocked = codeOf(local[0]!.write(new Uint8Array(1_000_000)))
     link.cut()
     await world.pass(4_900)
-    expect(world.sessions.map(({ state }) => state)).toEqual(['open', 'open'])
+    expect(world.sessions.map(({ state }) => state)).toEqual(['reconnecting', 'reconnecting'])
     const later = codeOf(local[1]!.write(new Uint8Array(100_000)))
     await world.pass(200)
     expect(world.closes).toEqual([['ERR_PEERLINE_PATH_LOST'], ['ERR_PEERLINE_PATH_LOST']])

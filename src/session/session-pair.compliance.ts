@@ -41,7 +41,13 @@ export async function sessionPair(options: SessionPairOptions = {}): Promise<Ses
   server.close()
   const limits = options.maxStreams === undefined ? {} : { maxStreams: options.maxStreams }
   const session = (initiator: boolean, onStream: (stream: Stream) => void) =>
-    new Session({ keys: testKeys(initiator), peer: Identity.generate().peerId, onStream, ...limits })
+    new Session({
+      keys: testKeys(initiator),
+      peer: Identity.generate().peerId,
+      onStream,
+      reconnectMs: 5_000,
+      ...limits,
+    })
   const a = session(true, options.onStreamA ?? refuse)
   const b = session(false, options.onStreamB ?? refuse)
   b.adopt(tcpPath(accepted), false)

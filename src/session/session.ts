@@ -2,7 +2,10 @@
  * A session: the authenticated, encrypted association of two peers. It outlives its paths.
  *
  *     connecting --a path is proven--> open --close()/CLOSE--> closing --> closed
- *          \_______ no path in time, protocol broken, every path lost ______/
+ *          |          every path lost | ^ another is proven                  ^
+ *          |                          v |                                    |
+ *          |                     reconnecting --not in time------------------+
+ *          \____________ no path in time, protocol broken ___________________/
  *
  * Records come from the paths through the receiver to the streams; frames and bulk go from the streams through the outbox
  * to the path in use. This file joins those parts; each of them stands in its own.
@@ -12,13 +15,14 @@ import { abortError, type ErrorCode, isErrorCode, isPeerlineError, PeerlineError
 import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Path, PathKind } from '../path/index.ts'
+import { Datagrams } from './datagrams.ts'
 import { TypedEventTarget } from './events.ts'
 import { Outbox, type RekeyLimits } from './outbox.ts'
 import type { PathChange } from './path-chooser.ts'
 import type { PathEvent, PathInfo } from './path-log.ts'
 import { PathSet, type PathSetHost } from './path-set.ts'
 import type { KeepAlive } from './path-watch.ts'
-import type { PathState } from './paths.ts'
+import type { PathState, PathTiming } from './paths.ts'
 import { Receiver } from './receiver.ts'
 import type { Stream } from './stream.ts'
 import { DEFAULT_MAX_STREAMS, StreamTable } from './stream-table.ts'
@@ -27,8 +31,11 @@ import type { Explanation, WhyReport } from './why.ts'
 /** ms for the first path to be proven before the session fails with `ERR_PEERLINE_NO_PATH`. */
 const FIRST_PATH_MS = 15_000
 
-/** ms without any path before the session fails with `ERR_PEERLINE_PATH_LOST`, when nothing else is said. */
-const PATHLESS_MS = 5_000
+/**
+ * ms that a session is `reconnecting` before it fails with `ERR_PEERLINE_PATH_LOST`, when nothing else is said: a train in a
+ * tunnel, a router that starts again, a laptop carried to another room.
+ */
+const RECONNECT_MS = 60_000
 
 /** ms that `close` gives data on its way, and then its farewell, before the paths are cut. */
 const CLOSE_DRAIN_MS = 10_000
@@ -37,11 +44,19 @@ const CLOSE_FAREWELL_MS = 1_000
 /** Round trip assumed before one is measured, ms: RFC 9002 section 6.2.2 assumes 333, our paths attach faster. */
 const ASSUMED_RTT_MS = 100
 
+export type SessionState = 'connecting' | 'open' | 'reconnecting' | 'closing' | 'closed'
+
 export type SessionEvents = {
   /** The first path is proven. */
   open: { readonly path: PathKind }
   /** Another path carries the data from now on. */
   path: PathChange
+  /** Nothing answers on any path: other ways are sought already, and data waits. */
+  trouble: undefined
+  /** Every path is lost; data waits, and is bounded, until there is another one or the time for that is over. */
+  reconnecting: { readonly error: PeerlineError | undefined }
+  /** There is a path again, after so many ms. */
+  reconnected: { readonly path: PathKind; readonly afterMs: number }
   /** The session has ended; `error` is absent when either side closed it in order. */
   close: { readonly error: PeerlineError | undefined }
   /** The other side tells more ways to reach it; the content is the connecting room's. */
@@ -59,9 +74,11 @@ export interface SessionOptions {
   readonly rekey?: RekeyLimits
   /**
    * ms without any path before the session fails: another may be on its way. 0 where none will come, as with servers.
-   * @default 5_000
+   * @default 60_000
    */
-  readonly pathlessMs?: number
+  readonly reconnectMs?: number
+  /** How soon the end of a path is noticed. */
+  readonly timing?: Partial<PathTiming> | undefined
   /** What whoever opens the paths can say about them. */
   readonly explain?: () => Explanation
 }
@@ -74,13 +91,14 @@ export class Session extends TypedEventTarget<SessionEvents> {
   /** True at the side that dialled. */
   readonly initiator: boolean
 
-  readonly #pathlessMs: number
+  readonly #reconnectMs: number
   readonly #explain: (() => Explanation) | undefined
   readonly #paths: PathSet
   readonly #receiver: Receiver
   readonly #outbox: Outbox
   readonly #streams: StreamTable
-  #state: 'connecting' | 'open' | 'closing' | 'closed' = 'connecting'
+  #datagrams: Datagrams | undefined
+  #state: SessionState = 'connecting'
   #error: PeerlineError | undefined
   readonly #ended: Promise<void>
   #tellEnded!: () => void
@@ -90,16 +108,18 @@ export class Session extends TypedEventTarget<SessionEvents> {
   #onDrained: (() => void) | undefined
   #pumpSet = false
   #pathlessTimer: ReturnType<typeof setTimeout> | undefined
+  #pathlessSince = 0
 
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a timing out of bounds */
   constructor(options: SessionOptions) {
     super()
     const { keys } = options
     this.peer = options.peer
     this.id = toHex(keys.sessionId)
     this.initiator = keys.initiator
-    this.#pathlessMs = options.pathlessMs ?? PATHLESS_MS
+    this.#reconnectMs = options.reconnectMs ?? RECONNECT_MS
     this.#explain = options.explain
-    this.#paths = new PathSet(keys, this.#pathHost)
+    this.#paths = new PathSet(keys, this.#pathHost, options.timing)
     this.#ended = new Promise((resolve) => {
       this.#tellEnded = resolve
     })
@@ -120,8 +140,10 @@ export class Session extends TypedEventTarget<SessionEvents> {
       closing: () => this.#state === 'closing',
       closed: this.#isClosed,
       onAck: (number) => this.#onAck(number),
+      onPong: (path) => this.#datagrams?.onPong(path),
       onCandidates: (bytes) => this.emit('candidates', bytes),
       onClose: (code, message) => this.#onClose(code, message),
+      onDatagram: (data) => this.#datagrams?.onDatagram(data),
     })
     this.#outbox = new Outbox(keys.send, this.#streams, options.rekey)
     this.#pathlessTimer = setTimeout(() => this.#pathless(), FIRST_PATH_MS)
@@ -183,9 +205,13 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#paths.setKeepAlive(ms)
   }
 
-  /** `connecting`, `open`, `closing` or `closed`. */
-  get state(): 'connecting' | 'open' | 'closing' | 'closed' {
+  get state(): SessionState {
     return this.#state
+  }
+
+  /** @internal True while nothing answers on any path, or there is none: another one is wanted. */
+  get needsPath(): boolean {
+    return this.#state !== 'closed' && this.#state !== 'connecting' && (this.#paths.size === 0 || this.#paths.trouble)
   }
 
   /** Resolves when the session has ended. */
@@ -196,6 +222,21 @@ export class Session extends TypedEventTarget<SessionEvents> {
   /** Streams open now. */
   get streams(): number {
     return this.#streams.size
+  }
+
+  /** Messages that may be lost. They are kept for a reader from the first time that this is asked for. */
+  get datagrams(): Datagrams {
+    if (this.#datagrams === undefined) {
+      this.#datagrams = new Datagrams({
+        check: () => this.#checkUsable(),
+        schedulePump: () => this.#schedulePump(),
+        sendLoose: (path, write) => this.#outbox.sendLoose(path, write),
+        takeAck: this.#takeAck,
+        ping: (path) => this.#paths.ping(path),
+      })
+      if (this.#isClosed()) this.#datagrams.end(this.#error, this.#endError())
+    }
+    return this.#datagrams
   }
 
   /** @internal The record key's epoch when sending. */
@@ -213,7 +254,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     return this.#streams.open(protocol, options.signal)
   }
 
-  /** Resolves when the first path is proven. @throws what ended the session, or what the signal says */
+  /** Resolves when there is a path that works. @throws what ended the session, or what the signal says */
   async opened(options: { signal?: AbortSignal } = {}): Promise<void> {
     if (this.#state === 'open') return
     const { signal } = options
@@ -222,6 +263,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     await new Promise<void>((resolve, reject) => {
       const done = () => {
         this.removeEventListener('open', onOpen)
+        this.removeEventListener('reconnected', onOpen)
         this.removeEventListener('close', onClose)
         signal?.removeEventListener('abort', onAbort)
       }
@@ -238,6 +280,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
         reject(abortError(signal!, 'connecting'))
       }
       this.addEventListener('open', onOpen)
+      this.addEventListener('reconnected', onOpen)
       this.addEventListener('close', onClose)
       signal?.addEventListener('abort', onAbort)
     })
@@ -251,8 +294,11 @@ export class Session extends TypedEventTarget<SessionEvents> {
     if (this.#state === 'closed') return
     if (this.#state === 'closing') return this.#ended
     this.#state = 'closing'
+    // Nothing of ours is on its way, and there is nobody to say goodbye to: the other side learns it when it asks.
+    if (this.#paths.size === 0 && this.#outbox.empty) return this.#finish(undefined)
     await this.#drained(CLOSE_DRAIN_MS, options.signal)
     if ((this.#state as string) === 'closed') return
+    if (this.#paths.size === 0) return this.#pathless()
     this.#outbox.frames.close('', '')
     this.#farewell = this.#paths.active !== undefined
     this.#pump()
@@ -312,6 +358,21 @@ export class Session extends TypedEventTarget<SessionEvents> {
     })
   }
 
+  /** @internal Asks every path now: one that does not answer within `patienceMs` is lost. */
+  probe(patienceMs: number): void {
+    this.#paths.probe(patienceMs)
+  }
+
+  /** @internal The other side hears nothing on the paths there are: they are asked, and new ones taken first meanwhile. */
+  doubt(): void {
+    this.#paths.doubt()
+  }
+
+  /** @internal The session has ended at the other side, which cannot be told of anything any more. */
+  endedThere(error: PeerlineError | undefined): void {
+    this.#finish(error)
+  }
+
   /** @internal Tells the other side more ways to reach us. */
   sendCandidates(bytes: Uint8Array): void {
     if (this.#state !== 'open' && this.#state !== 'connecting') return
@@ -335,7 +396,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     onSwitch: () => this.#receiver.sendAck(),
     onUsable: (proven) => {
       // A path that merely opened saves nobody: one that swallows everything could be opened again and again.
-      if (proven && this.#state !== 'connecting') this.#stopPathlessTimer()
+      if (proven) this.#regained()
       this.#pump()
     },
     onProven: (state) => this.#opened(state),
@@ -348,8 +409,15 @@ export class Session extends TypedEventTarget<SessionEvents> {
       if (this.#paths.size > 0) return
       if (this.#farewell) return this.#finish(undefined)
       // Before the first is proven, the deadline for that counts.
-      if (this.#state === 'connecting') return
-      this.#pathlessTimer ??= setTimeout(() => this.#pathless(error), this.#pathlessMs)
+      if (this.#state === 'connecting' || this.#pathlessTimer !== undefined) return
+      this.#pathlessSince = performance.now()
+      this.#pathlessTimer = setTimeout(() => this.#pathless(error), this.#reconnectMs)
+      if (this.#state !== 'open' || this.#reconnectMs === 0) return
+      this.#state = 'reconnecting'
+      this.emit('reconnecting', { error })
+    },
+    onTrouble: (trouble) => {
+      if (trouble) this.emit('trouble', undefined)
     },
     onChange: (change) => this.emit('path', change),
     sendLoose: (state, write) => this.#outbox.sendLoose(state, write),
@@ -377,6 +445,17 @@ export class Session extends TypedEventTarget<SessionEvents> {
         ? ['ERR_PEERLINE_NO_PATH', `no path to ${this.peer} worked`]
         : ['ERR_PEERLINE_PATH_LOST', `every path to ${this.peer} was lost`]
     this.#finish(new PeerlineError(code, cause === undefined ? text : `${text}: ${cause.message}`, { cause }))
+  }
+
+  /** There is a path that works again. */
+  #regained(): void {
+    if (this.#state === 'connecting' || this.#pathlessTimer === undefined) return
+    this.#stopPathlessTimer()
+    const { active } = this.#paths
+    if (this.#state !== 'reconnecting' || active === undefined) return
+    this.#state = 'open'
+    const afterMs = Math.round(performance.now() - this.#pathlessSince)
+    this.emit('reconnected', { path: active.path.kind, afterMs })
   }
 
   #opened(state: PathState): void {
@@ -407,7 +486,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
   #pump(): void {
     const path = this.#paths.active
     if (path === undefined || this.#state === 'closed') return
-    this.#guard(() => this.#outbox.pump(path, this.#takeAck))
+    const bulk = () => this.#outbox.pump(path, this.#takeAck)
+    this.#guard(this.#datagrams === undefined ? bulk : () => this.#datagrams!.pump(path, bulk))
     if (this.#outbox.inFlight > 0) this.#paths.careSoon()
   }
 
@@ -442,6 +522,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#outbox.clear()
     this.#receiver.clear()
     this.#streams.abort(error ?? this.#endError())
+    this.#datagrams?.end(error, this.#endError())
     this.#wakeDrained()
     this.#tellEnded()
     this.emit('close', { error })
