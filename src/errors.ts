@@ -38,6 +38,7 @@ const RECOVER = {
   ERR_PEERLINE_UNSUPPORTED:
     'An optional package that this needs is not installed, or has no build for this machine: install it, or go another way.',
   ERR_PEERLINE_PATH_LOST: 'Every path of the session was lost; dial again.',
+  ERR_PEERLINE_UNKNOWN_SESSION: 'The other side was started again and knows nothing of the session; dial again.',
   // deciding
   ERR_PEERLINE_DENIED: 'The other side refuses; ask its owner to allow your peer id.',
   ERR_PEERLINE_BUSY: 'The other side is at its limit; try again later.',

@@ -22,6 +22,7 @@ export {
   Peer,
   type PeerEvents,
   type PeerOptions,
+  type RendezvousStatus,
   type StreamContext,
   type StreamHandler,
 } from './peer/index.ts'

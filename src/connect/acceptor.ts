@@ -13,6 +13,7 @@ import { asPeerlineError, PeerlineError } from '../errors.ts'
 import {
   acceptExchange,
   createOffer,
+  type Offer,
   openOffer,
   type ReplayCache,
   type SessionKeys,
@@ -49,6 +50,8 @@ export interface AcceptorOptions {
   readonly tellRefusals: boolean
   readonly findSession: (idHex: string) => Session | undefined
   readonly newSession: (keys: SessionKeys, peer: PeerId) => Session
+  /** Answers an offer for a session that both sides have; undefined: with silence. @throws PeerlineError when it is malformed */
+  readonly resume: (offer: ReturnType<typeof openOffer>) => Uint8Array | undefined
   /** Takes a path whose first message asked for a circuit; the path is paused. Absent: we are no relay. */
   readonly onCircuit?: ((path: FramedPath, circuit: Uint8Array) => void) | undefined
 }
@@ -108,6 +111,11 @@ export class Acceptor {
   async #onOffer(path: Path, message: Uint8Array): Promise<void> {
     const { identity, replay, admit, tellRefusals, newSession } = this.#options
     const offer = openOffer(identity, message, { replay })
+    if (offer.body.length > 0) {
+      const answer = this.#options.resume(offer)
+      if (answer !== undefined) path.send([answer])
+      return path.close()
+    }
     try {
       await admit(offer.from, 'direct')
     } catch (cause) {
@@ -157,13 +165,25 @@ export async function dialOverPath(
   path: Path,
   options: { signal: AbortSignal },
 ): Promise<SessionKeys> {
+  return exchangeOverPath(createOffer(identity, to, { body: EMPTY }), path, options)
+}
+
+/**
+ * Sends an offer as the first message of an open path. The path is destroyed when it fails.
+ * @throws PeerlineError as {@link dialOverPath}
+ */
+export async function exchangeOverPath(
+  offer: Offer,
+  path: Path,
+  options: { signal: AbortSignal },
+): Promise<SessionKeys> {
   try {
-    const offer = createOffer(identity, to, { body: EMPTY })
     path.send([offer.message])
     const answer = await firstMessage(path, options).catch((error: PeerlineError) => {
       // Whoever cannot open an offer hangs up: the offer was sealed for another key, or the clocks differ.
       if (error.code !== 'ERR_PEERLINE_UNREACHABLE' && error.code !== 'ERR_PEERLINE_PROTOCOL') throw error
-      throw new PeerlineError('ERR_PEERLINE_WRONG_PEER', `${path.remote} does not answer as ${to}`, { cause: error })
+      const what = `${path.remote} does not answer as ${offer.to}`
+      throw new PeerlineError('ERR_PEERLINE_WRONG_PEER', what, { cause: error })
     })
     return offer.complete(answer).keys
   } catch (error) {

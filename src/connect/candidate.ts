@@ -9,6 +9,7 @@
  *       l?: ms                               the sender's round trip to its rendezvous
  *       w?: bytes                            its WebRTC description
  *       g?: [round, phase]                   a round of punching: 0 ask, 1 ready, 2 go
+ *       s?: id 16                            in an offer: it is for a session that both have, and that has lost its paths
  *     }
  *
  * - At most {@link MAX_CANDIDATES} and {@link MAX_CIRCUITS} are taken.
@@ -16,7 +17,7 @@
  */
 
 import { isIP } from 'node:net'
-import { copyBytes, decodeCbor, encodeCbor, fields } from '../bytes/index.ts'
+import { copyBytes, decodeCbor, encodeCbor, fields, toHex } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { scopeOf } from '../network/address.ts'
 import type { NatMapping } from '../network/nat.ts'
@@ -34,6 +35,9 @@ export const MAX_BODY_BYTES = 4_096
 
 /** Bytes of a WebRTC description. */
 const MAX_DESCRIPTION_BYTES = 2_048
+
+/** Bytes of a session's public name. */
+const SESSION_ID_BYTES = 16
 
 /** Largest round trip to a rendezvous that is believed, ms. */
 const MAX_RENDEZVOUS_RTT_MS = 2_000
@@ -98,10 +102,12 @@ export interface ConnectionBody {
   readonly rendezvousRttMs?: number | undefined
   readonly webrtc?: Uint8Array | undefined
   readonly punch?: PunchCall | undefined
+  /** In an offer: the session that it is to find other ways for, hex. */
+  readonly session?: string | undefined
 }
 
 export function encodeBody(body: Partial<ConnectionBody>): Uint8Array {
-  const { candidates = [], circuits = [], hidden = false, nat, rendezvousRttMs, webrtc, punch } = body
+  const { candidates = [], circuits = [], hidden = false, nat, rendezvousRttMs, webrtc, punch, session } = body
   return encodeCbor({
     c: candidates.slice(0, MAX_CANDIDATES).map(({ kind, host, port }) => [kind, host, port]),
     r: circuits.slice(0, MAX_CIRCUITS).map(({ relay, token }) => [relay, token]),
@@ -110,6 +116,7 @@ export function encodeBody(body: Partial<ConnectionBody>): Uint8Array {
     ...(rendezvousRttMs === undefined ? {} : { l: Math.round(rendezvousRttMs) }),
     ...(webrtc === undefined ? {} : { w: webrtc }),
     ...(punch === undefined ? {} : { g: [punch.round, PHASES.indexOf(punch.phase)] }),
+    ...(session === undefined ? {} : { s: Buffer.from(session, 'hex') }),
   })
 }
 
@@ -137,6 +144,7 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
   const webrtc = all.optional('w', (name) => copyBytes(all.bytes(name, { max: MAX_DESCRIPTION_BYTES })))
   const rendezvousRttMs = all.optional('l', (name) => all.integer(name, { min: 0, max: MAX_RENDEZVOUS_RTT_MS }))
   const hidden = all.optional('h', (name) => all.boolean(name))
+  const session = all.optional('s', (name) => toHex(all.bytes(name, { length: SESSION_ID_BYTES })))
   return {
     candidates,
     circuits,
@@ -145,6 +153,7 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
     ...(rendezvousRttMs === undefined ? {} : { rendezvousRttMs }),
     ...(webrtc === undefined ? {} : { webrtc }),
     ...(punch === undefined ? {} : { punch: readPunch(tuple(punch, 2)) }),
+    ...(session === undefined ? {} : { session }),
   }
 }
 

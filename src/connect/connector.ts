@@ -6,28 +6,33 @@
  *
  * - The dialling side opens its end of the circuit while the offer is still on its way, and attaches with the answer.
  * - Both sides know the session before any path exists, so either may open one to the other.
- * - What is found beyond that is the business of `upgrade.ts`.
+ * - What is found beyond that is the business of `upgrade.ts`; what becomes of a session without paths, of `reconnect.ts`.
+ * - An offer may be for a session that both sides have: then nobody is asked for leave again, and no new one is made. Who
+ *   does not know that session says so, and the other side need not wait for it.
  * - Two peers that dial each other at once: the offer of the one with the smaller id stands, the other's is dropped.
  */
 import { setMaxListeners } from 'node:events'
-import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
-import { createOffer, type Offer, openOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
+import { asPeerlineError, PeerlineError } from '../errors.ts'
+import { createOffer, openOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import { parseHostPort } from '../network/address.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
 import { FramedPath, type Path, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
-import { type Explanation, Session, type Stream } from '../session/index.ts'
+import { type Explanation, type PathTiming, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
-import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
+import { Acceptor, type Admit, dialOverPath, discoverOverPath, exchangeOverPath } from './acceptor.ts'
 import { Answers } from './answers.ts'
+import { type Bond, Bonds, type FindRelays } from './bonds.ts'
 import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
 import { joinCircuits, openCircuit } from './circuit.ts'
+import { type Exchanged, exchange } from './exchange.ts'
 import { untilAborted } from './pause.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
-import type { Reservation } from './reservation.ts'
+import { Reconnect } from './reconnect.ts'
+import { Standby } from './standby.ts'
 import { Upgrade } from './upgrade.ts'
-import { dialServer, type parseServerUrl } from './url.ts'
+import { dialServer, parseServerAddress, type parseServerUrl } from './url.ts'
 import { isSequential, type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from './ways.ts'
 import { explain } from './why.ts'
 
@@ -53,6 +58,9 @@ function waysOf(via: Via): ReadonlySet<Way> {
 /** Longest wait before the answering side begins: half of the longest round trip to a rendezvous that is believed. */
 const MAX_FIRE_IN_MS = 1_000
 
+/** ms that paths of other sessions get to answer when their peer begins anew. */
+const DOUBTED_MS = 4_000
+
 /** Sessions at once with one peer, and in all; more inbound ones are refused. */
 const MAX_SESSIONS_PER_PEER = 8
 const MAX_SESSIONS = 10_000
@@ -63,8 +71,16 @@ export interface ConnectorOptions {
   readonly tellRefusals: boolean
   /** `server`: we dialled it for its services; it is not found by its peer id, and no other path to it will come. */
   readonly onSession: (session: Session, options: { server: boolean }) => void
-  /** ms that a session may be without a path. @default 5_000 */
+  /** ms that a session may be without a path. @default 60_000 */
   readonly reconnectMs?: number | undefined
+  /** How soon the end of a path is noticed. */
+  readonly timing?: Partial<PathTiming> | undefined
+  /** A relay path is kept beside a direct one. */
+  readonly standbyRelay: boolean
+  /** Relays where sessions that others dialled may have circuits. */
+  readonly relays: FindRelays
+  /** A session wants signaling now: what is gone is brought back. */
+  readonly hurry: () => void
   readonly onStream: (session: Session, stream: Stream) => void
   /** Media that work now. `hidden`: only those that do not tell our address. */
   readonly signaling: (options: { hidden: boolean }) => readonly Signaling[]
@@ -87,10 +103,24 @@ export interface ConnectorOptions {
 
 export interface DialOptions {
   readonly via: Via
-  /** Where circuits may be had, best first. */
-  readonly relays: readonly Reservation[]
+  /** Where circuits may be had; undefined: nowhere. */
+  readonly relays?: FindRelays | undefined
+  /** Come to no circuit but our own. */
+  readonly exclusive?: boolean | undefined
   readonly signal: AbortSignal
 }
+
+/** What a session is made with. */
+interface Making {
+  readonly ways: ReadonlySet<Way>
+  readonly relays?: FindRelays | undefined
+  readonly joins?: boolean
+  readonly addresses?: readonly string[]
+  readonly server?: boolean
+}
+
+/** ms between two sets of circuits that the other side may have us come to, inside a session. */
+const JOIN_EVERY_MS = 500
 
 interface Dialling {
   readonly via: Via
@@ -103,13 +133,12 @@ export class Connector {
   readonly acceptor: Acceptor
   readonly #options: ConnectorOptions
   readonly #replay = new ReplayCache()
-  readonly #sessions = new Map<string, Session>()
-  readonly #byPeer = new Map<PeerId, Set<Session>>()
+  readonly #bonds = new Bonds()
   readonly #dialling = new Map<PeerId, Dialling>()
-  /** The search for direct paths of each session. Where there is none, no address of ours may show. */
-  readonly #upgrades = new WeakMap<Session, Upgrade>()
-  /** Sessions in which the other side shows no address. */
-  readonly #hiding = new WeakSet<Session>()
+  /** The ways back of the sessions that may need one. */
+  readonly #reconnects = new Map<Session, Reconnect>()
+  /** When a session last had us come to circuits. */
+  readonly #joinedAt = new WeakMap<Session, number>()
   readonly #answers = new Answers()
   readonly #closing = new AbortController()
 
@@ -120,20 +149,21 @@ export class Connector {
       replay: this.#replay,
       admit: (from, how) => this.#admit(from, how),
       tellRefusals: options.tellRefusals,
-      findSession: (id) => this.#sessions.get(id),
-      newSession: (keys, peer) => this.#newSession(keys, peer),
+      findSession: (id) => this.#bonds.get(id)?.session,
+      newSession: (keys, peer) => this.#newSession(keys, peer, this.#answering(false)),
+      resume: (offer) => this.#answerResume(offer, decodeBody(offer.body), 0),
       onCircuit: options.onCircuit,
     })
   }
 
   /** Sessions that have not ended. */
   get sessions(): Session[] {
-    return [...this.#sessions.values()]
+    return [...this.#bonds].map(({ session }) => session)
   }
 
   /** The newest usable session with a peer. */
   find(peer: PeerId): Session | undefined {
-    const sessions = [...(this.#byPeer.get(peer) ?? [])].filter((session) => session.state !== 'closing')
+    const sessions = this.#bonds.of(peer).filter((session) => session.state !== 'closing')
     return sessions.findLast((session) => session.state === 'open') ?? sessions.at(-1)
   }
 
@@ -161,43 +191,62 @@ export class Connector {
     return promise.finally(() => this.#dialling.delete(to))
   }
 
-  async #dial(to: PeerId, { via, relays, signal }: DialOptions): Promise<Session> {
-    const media = this.#options.signaling({ hidden: via === 'relay' })
+  async #dial(to: PeerId, { via, relays, exclusive = false, signal }: DialOptions): Promise<Session> {
+    const ways = waysOf(via)
+    // Alone it is described in the offer itself; beside other ways it waits until those have failed.
+    const webrtc = via === 'webrtc' ? await WebRtcAttempt.offer(this.#webrtcOptions()) : undefined
+    const told = this.#body(ways)
+    // While the offer travels there is time for a look at ports that our NAT counts up.
+    const fresh = ways.size > 0 && isSequential(this.#options.vantage().nat) ? this.#refresh(signal) : undefined
+    try {
+      const call = await this.#call(to, { ...told, webrtc: webrtc?.description }, { ways, relays, signal })
+      const { remote, circuits } = call
+      const session = this.#newSession(call.keys, to, { ways, relays, joins: !exclusive })
+      const bond = this.#bonds.get(session.id)!
+      bond.hidden = remote.hidden === true
+      const attached = circuits.map(async (circuit) => session.attach(await circuit))
+      const upgrade = this.#seek(bond, { fresh, webrtc, relayed: circuits.length > 0 })
+      this.#standBy(bond)
+      void this.#watch(session, attached, upgrade, upgrade?.begin(remote, 0))
+      // We have learned more of ourselves while the offer was on its way, as a peer does that has just come online.
+      if (!sameCandidates(told.candidates, this.#body(ways).candidates)) upgrade?.again()
+      return session
+    } catch (error) {
+      webrtc?.close()
+      throw error
+    }
+  }
+
+  /**
+   * Sends an offer by every medium there is, with circuits; our ends of those are opened meanwhile.
+   * @throws PeerlineError as {@link dial}
+   */
+  async #call(
+    to: PeerId,
+    body: Partial<ConnectionBody>,
+    how: { ways: ReadonlySet<Way>; relays: FindRelays | undefined; signal: AbortSignal; onRefused?: () => void },
+  ): Promise<{ keys: SessionKeys; remote: ConnectionBody; circuits: readonly Promise<FramedPath>[] }> {
+    const { ways, signal } = how
+    const media = this.#options.signaling({ hidden: ways.size === 0 })
     if (media.length === 0) {
       throw new PeerlineError(
         'ERR_PEERLINE_NO_ADDRESS',
         `no way to signal ${to}: no rendezvous and no address is known`,
       )
     }
-    const ways = waysOf(via)
+    const relays = (await how.relays?.(signal)) ?? []
     const minted = relays.slice(0, MAX_CIRCUITS).map((reservation) => reservation.mint())
-    const body = this.#body(ways)
-    // Alone it is described in the offer itself; beside other ways it waits until those have failed.
-    const webrtc = via === 'webrtc' ? await WebRtcAttempt.offer(this.#webrtcOptions()) : undefined
     const offer = createOffer(this.#options.identity, to, {
-      body: encodeBody({ ...body, webrtc: webrtc?.description, circuits: minted.map((circuit) => circuit.offer) }),
+      body: encodeBody({ ...body, circuits: minted.map((circuit) => circuit.offer) }),
     })
-    // While the offer travels there is time for a look at ports that our NAT counts up.
-    const fresh = ways.size > 0 && isSequential(this.#options.vantage().nat) ? this.#refresh(signal) : undefined
     const circuits = minted.map(({ own, offer: { relay } }) => openCircuit(relay, own, signal))
     for (const circuit of circuits) circuit.catch(() => {})
     try {
-      const { keys, body: answered } = await this.#exchange(media, offer, signal)
-      const remote = decodeBody(answered)
-      const session = this.#newSession(keys, to)
-      if (remote.hidden && ways.size > 0) this.#hiding.add(session)
-      const attached = circuits.map(async (circuit) => session.attach(await circuit))
-      const upgrade = this.#seek(session, keys, remote.hidden ? waysOf('relay') : ways, circuits.length > 0, {
-        fresh,
-        webrtc,
-      })
-      void this.#watch(session, attached, upgrade, upgrade?.begin(remote, 0))
-      // We have learned more of ourselves while the offer was on its way, as a peer does that has just come online.
-      if (!sameCandidates(body.candidates, this.#body(ways).candidates)) upgrade?.again()
-      return session
+      const { keys, body: answered }: Exchanged = await exchange(media, offer, signal)
+      return { keys, remote: decodeBody(answered), circuits }
     } catch (error) {
-      webrtc?.close()
       for (const circuit of circuits) circuit.then((path) => path.destroy()).catch(() => {})
+      if (offer.answered) how.onRefused?.()
       throw error
     }
   }
@@ -226,21 +275,19 @@ export class Connector {
     return { candidates: candidates.filter(({ kind }) => ways.has(wayOf(kind))), nat, rendezvousRttMs }
   }
 
-  /** Makes the search for direct paths of a session; none where no address of ours may show. */
+  /** Makes the search for direct paths of a session; none where no address of either side may show. */
   #seek(
-    session: Session,
-    keys: SessionKeys,
-    ways: ReadonlySet<Way>,
-    relayed: boolean,
-    begun: { fresh?: Promise<void> | undefined; webrtc?: WebRtcAttempt | undefined } = {},
+    bond: Bond,
+    begun: { fresh?: Promise<void> | undefined; webrtc?: WebRtcAttempt | undefined; relayed: boolean },
   ): Upgrade | undefined {
-    if (ways.size === 0) return undefined
+    const { session, keys, ways, hidden } = bond
+    if (ways.size === 0 || hidden) return undefined
     const { vantage, refresh, openUdp, loopback, birthday } = this.#options
-    const upgrade = new Upgrade({
+    bond.upgrade = new Upgrade({
       session,
       keys,
       ways,
-      relayed,
+      relayed: begun.relayed,
       vantage,
       refresh,
       fresh: begun.fresh,
@@ -252,45 +299,7 @@ export class Connector {
       birthday,
       closing: this.#closing.signal,
     })
-    this.#upgrades.set(session, upgrade)
-    return upgrade
-  }
-
-  /** The first genuine answer that any medium brings. */
-  async #exchange(
-    media: readonly Signaling[],
-    offer: Offer,
-    signal: AbortSignal,
-  ): Promise<{ keys: SessionKeys; body: Uint8Array }> {
-    const done = new AbortController()
-    const each = AbortSignal.any([signal, done.signal])
-    try {
-      return await Promise.any(
-        media.map(async (medium) => {
-          let completed: ReturnType<Offer['complete']> | undefined
-          const accept = (answer: Uint8Array): boolean => {
-            try {
-              completed = offer.complete(answer)
-              return true
-            } catch (error) {
-              // A genuine refusal ends it; what anybody may have sent does not.
-              if (offer.answered) throw error
-              return false
-            }
-          }
-          const answer = await medium.exchange(offer.to, offer.requestId, offer.message, { signal: each, accept })
-          return completed ?? offer.complete(answer)
-        }),
-      )
-    } catch (error) {
-      if (signal.aborted) throw abortError(signal, `dialling ${offer.to}`)
-      const { errors } = error as AggregateError
-      // A refusal by the peer itself says more than a medium that did not find it.
-      // And a rendezvous, which comes last, knows better who is not there than the local network.
-      throw errors.find((one: PeerlineError) => one.code !== 'ERR_PEERLINE_OFFLINE') ?? errors.at(-1)
-    } finally {
-      done.abort()
-    }
+    return bond.upgrade
   }
 
   /** Ends a session whose every attempt failed, when the other side has no way in either: nobody need wait. */
@@ -316,16 +325,18 @@ export class Connector {
   /**
    * Answers an offer that a medium brought. Never rejects; undefined means silence. An offer that comes again, by another
    * medium or because the answer was lost, gets the same answer.
-   * @param near the medium takes no time to speak of
+   * @param options.travelMs ms that the answer takes to the other side, where the medium knows
    */
-  answer(message: Uint8Array, { near = false } = {}): Promise<Uint8Array | undefined> {
-    return this.#answers.of(message, () => this.#answer(message, near))
+  answer(message: Uint8Array, options: { travelMs?: number } = {}): Promise<Uint8Array | undefined> {
+    return this.#answers.of(message, () => this.#answer(message, options.travelMs))
   }
 
-  async #answer(message: Uint8Array, near: boolean): Promise<Uint8Array | undefined> {
+  async #answer(message: Uint8Array, travelMs: number | undefined): Promise<Uint8Array | undefined> {
     try {
       const offer = openOffer(this.#options.identity, message, { replay: this.#replay })
       const { from } = offer
+      const told = decodeBody(offer.body)
+      if (told.session !== undefined) return this.#answerResume(offer, told, travelMs)
       const own = this.#dialling.get(from)
       if (own !== undefined) {
         // Who dials a peer has let it in: its offer needs no further leave.
@@ -338,24 +349,20 @@ export class Connector {
           return this.#options.tellRefusals ? offer.refuse(error.code, error.message) : undefined
         }
       }
-      const remote = decodeBody(offer.body)
       // First of all: the other side comes to the relay as soon as it has the answer.
-      joinCircuits(remote.circuits, {
-        knownRelays: this.#options.knownRelays,
-        loopback: this.#options.loopback,
-        accept: (path) => void this.acceptor.accept(path),
-        signal: this.#closing.signal,
-      })
-      // Whoever hides will dial none of our addresses: it need not see them.
-      const ways = waysOf(remote.hidden ? 'relay' : this.#options.answerVia)
-      const body = this.#body(ways)
-      const webrtc = await this.#answerWebRtc(remote, ways)
+      this.#join(told)
+      const making = this.#answering(told.hidden === true)
+      const body = this.#body(making.ways)
+      const webrtc = await this.#answerWebRtc(told, making.ways)
       const { message: answer, keys } = offer.accept(encodeBody({ ...body, webrtc: webrtc?.description }))
-      const session = this.#newSession(keys, from)
-      if (remote.hidden && this.#options.answerVia !== 'relay') this.#hiding.add(session)
-      const travel = near ? 0 : ((remote.rendezvousRttMs ?? 0) + (body.rendezvousRttMs ?? 0)) / 2
-      const upgrade = this.#seek(session, keys, ways, remote.circuits.length > 0, { webrtc })
-      void upgrade?.begin(remote, Math.min(travel, MAX_FIRE_IN_MS))
+      const session = this.#newSession(keys, from, making)
+      const bond = this.#bonds.get(session.id)!
+      bond.hidden = told.hidden === true
+      const upgrade = this.#seek(bond, { webrtc, relayed: told.circuits.length > 0 })
+      void upgrade?.begin(told, this.#travel(told, travelMs))
+      // It begins anew with us, as one does that was started again: do the others still stand?
+      for (const other of this.#bonds.of(from)) if (other !== session) other.probe(DOUBTED_MS)
+      this.#standBy(bond)
       own?.settle(session)
       return answer
     } catch {
@@ -364,12 +371,174 @@ export class Connector {
     }
   }
 
+  /** How a session may be reached that another peer dials. `hidden`: that one shows no address, and dials none of ours. */
+  #answering(hidden: boolean): Making {
+    const { answerVia, relays } = this.#options
+    const relayed = answerVia === 'auto' || answerVia === 'relay'
+    return { ways: waysOf(hidden ? 'relay' : answerVia), ...(relayed ? { relays } : {}) }
+  }
+
+  /** ms until the answer is where the offer came from: half of both round trips to the rendezvous, when nobody knows better. */
+  #travel({ rendezvousRttMs = 0 }: ConnectionBody, travelMs: number | undefined): number {
+    const mine = this.#options.vantage().rendezvousRttMs ?? 0
+    return Math.min(travelMs ?? (rendezvousRttMs + mine) / 2, MAX_FIRE_IN_MS)
+  }
+
+  #join({ circuits }: ConnectionBody): void {
+    joinCircuits(circuits, {
+      knownRelays: this.#options.knownRelays,
+      loopback: this.#options.loopback,
+      accept: (path) => void this.acceptor.accept(path),
+      signal: this.#closing.signal,
+    })
+  }
+
+  // ---- sessions without a path ----
+
+  /** Answers an offer for a session that both sides have, or had: it needs no leave, and makes no session. */
+  #answerResume(
+    offer: ReturnType<typeof openOffer>,
+    told: ConnectionBody,
+    travelMs: number | undefined,
+  ): Uint8Array | undefined {
+    const id = told.session
+    if (id === undefined) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'an offer names no session')
+    const bond = this.#bonds.get(id)
+    if (bond === undefined || bond.session.peer !== offer.from) {
+      if (!this.#options.tellRefusals) return undefined
+      const ending = this.#bonds.ending(id)
+      if (ending?.peer === offer.from) return offer.refuse(ending.code, ending.message)
+      return offer.refuse('ERR_PEERLINE_UNKNOWN_SESSION', 'this peer does not know the session')
+    }
+    // The other side hears nothing on what there is.
+    bond.session.doubt()
+    if (bond.joins) this.#join(told)
+    const ways = told.hidden === true ? waysOf('relay') : bond.ways
+    const { message } = offer.accept(encodeBody(this.#body(ways)))
+    if (ways.size > 0) {
+      const upgrade = bond.upgrade ?? this.#seek(bond, { relayed: told.circuits.length > 0 })
+      upgrade?.resume(told, told.punch?.round ?? 0, this.#travel(told, travelMs))
+    }
+    return message
+  }
+
+  /** Calls the other side of a session that has no path, or none that answers. */
+  async #callAgain(bond: Bond, signal: AbortSignal): Promise<boolean> {
+    const { session, ways, relays } = bond
+    if (this.#options.signaling({ hidden: ways.size === 0 }).length === 0) return false
+    const round = bond.upgrade?.nextRound ?? 1
+    const body = { ...this.#body(ways), session: session.id, punch: { round, phase: 'go' } as const }
+    let refused = false
+    const onRefused = () => {
+      refused = true
+    }
+    try {
+      const { remote, circuits } = await this.#call(session.peer, body, { ways, relays, signal, onRefused })
+      for (const circuit of circuits) {
+        circuit.then((path) => session.attach(path)).catch(() => {})
+      }
+      if (ways.size > 0 && !remote.hidden) {
+        const upgrade = bond.upgrade ?? this.#seek(bond, { relayed: circuits.length > 0 })
+        upgrade?.resume(remote, round, 0)
+      }
+      return true
+    } catch (error) {
+      if (refused) this.#endedThere(session, error as PeerlineError)
+      throw error
+    }
+  }
+
+  #endedThere(session: Session, error: PeerlineError): void {
+    session.endedThere(error.code === 'ERR_PEERLINE_CLOSED' ? undefined : error)
+  }
+
+  /**
+   * Goes to where the other side was last to be found. Where it was dialled it may have been started again, which an ATTACH
+   * cannot tell for sure: so every other time it is asked, as by any medium.
+   */
+  async #knock({ session, addresses, upgrade }: Bond, attempt: number, signal: AbortSignal): Promise<void> {
+    const known = upgrade?.knock(attempt, signal)
+    const dialled = this.#redial(session, addresses, attempt % 2 === 1, signal).catch(() => {})
+    await Promise.all([known, dialled])
+  }
+
+  async #redial(session: Session, addresses: readonly string[], ask: boolean, signal: AbortSignal): Promise<void> {
+    if (addresses.length === 0) return
+    const path = await raceTcp(
+      addresses.map((address) => parseHostPort(address)),
+      signal,
+    )
+    if (!ask) return session.attach(path)
+    const { identity } = this.#options
+    const offer = createOffer(identity, session.peer, { body: encodeBody({ session: session.id }) })
+    try {
+      await exchangeOverPath(offer, path, { signal })
+    } catch (error) {
+      if (offer.answered) this.#endedThere(session, error as PeerlineError)
+    } finally {
+      path.destroy()
+    }
+  }
+
+  /** A medium is back, or the network is another one: sessions without a path try again now. */
+  wake(): void {
+    for (const reconnect of this.#reconnects.values()) reconnect.wake()
+  }
+
+  /** True while a session has no path, or none that answers. */
+  get urgent(): boolean {
+    for (const session of this.#reconnects.keys()) if (session.needsPath) return true
+    return false
+  }
+
+  /** The network is another one: every path has to answer within `patienceMs`. */
+  probe(patienceMs: number): void {
+    for (const { session } of this.#bonds) session.probe(patienceMs)
+  }
+
+  // ---- relays ----
+
+  /** Opens a circuit for a session that has a path to talk over. @throws PeerlineError when there is none to be had */
+  async #addCircuit({ session, relays }: Bond, signal: AbortSignal): Promise<void> {
+    const [reservation] = (await relays?.(signal)) ?? []
+    if (reservation === undefined) throw new PeerlineError('ERR_PEERLINE_NO_PATH', 'no relay is at hand')
+    const { own, offer } = reservation.mint()
+    session.sendCandidates(encodeBody({ circuits: [offer] }))
+    session.attach(await openCircuit(offer.relay, own, signal))
+  }
+
+  /** A relay goes away: sessions move to another one before it does, where there is one. */
+  leaveRelay(address: string): void {
+    const left = parseServerAddress(address)
+    const there = (remote: string) => {
+      try {
+        const { host, port } = parseServerAddress(remote)
+        return host === left.host && port === left.port
+      } catch {
+        return false
+      }
+    }
+    for (const bond of this.#bonds) {
+      const { session } = bond
+      if (!session.pathInfo.some(({ kind, remote }) => kind === 'relay' && there(remote))) continue
+      session.leave(there)
+      void this.#addCircuit(bond, this.#closing.signal).catch(() => {})
+    }
+  }
+
   // ---- paths ----
 
   /** The other side told more of itself, within the session. */
   #onCandidates(session: Session, bytes: Uint8Array): void {
+    const bond = this.#bonds.get(session.id)
+    if (bond === undefined) return
     try {
-      this.#upgrades.get(session)?.onBody(decodeBody(bytes))
+      const body = decodeBody(bytes)
+      if (body.circuits.length === 0) return bond.upgrade?.onBody(body)
+      const now = performance.now()
+      if (!bond.joins || now - (this.#joinedAt.get(session) ?? Number.NEGATIVE_INFINITY) < JOIN_EVERY_MS) return
+      this.#joinedAt.set(session, now)
+      this.#join(body)
     } catch {
       // A malformed set is as good as none.
     }
@@ -377,7 +546,7 @@ export class Connector {
 
   /** The search for direct paths of a session; none where no address of ours may show. */
   upgradeOf(session: Session): Upgrade | undefined {
-    return this.#upgrades.get(session)
+    return this.#bonds.get(session.id)?.upgrade
   }
 
   // ---- direct dials ----
@@ -391,7 +560,7 @@ export class Connector {
       addresses.map((address) => parseHostPort(address)),
       signal,
     )
-    return this.#handshake(to, path, signal)
+    return this.#handshake(to, path, signal, { ...this.#answering(false), addresses })
   }
 
   /** A session with a server, over what its URL says, from a port of our choice if there is one. */
@@ -402,22 +571,22 @@ export class Connector {
     const { signal, localPort } = options
     const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
     const pipe = await dialServer(url, { signal: limited, localPort })
-    return this.#handshake(url.peer, new FramedPath('tcp', pipe), signal, true)
+    return this.#handshake(url.peer, new FramedPath('tcp', pipe), signal, { ways: waysOf('relay'), server: true })
   }
 
   /** A session with whoever answers at an address (`host:port`); the caller decides what it thinks of it. */
   async discover(address: string, signal: AbortSignal): Promise<Session> {
     const path = await raceTcp([parseHostPort(address)], signal)
     const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal })
-    const session = this.#newSession(keys, peer)
+    const session = this.#newSession(keys, peer, { ...this.#answering(false), addresses: [address] })
     session.adopt(path, true)
     return session
   }
 
-  async #handshake(to: PeerId, path: Path, signal: AbortSignal, server = false): Promise<Session> {
+  async #handshake(to: PeerId, path: Path, signal: AbortSignal, making: Making): Promise<Session> {
     const started = performance.now()
     const keys = await dialOverPath(this.#options.identity, to, path, { signal })
-    const session = this.#newSession(keys, to, server)
+    const session = this.#newSession(keys, to, making)
     session.adopt(path, true, performance.now() - started)
     return session
   }
@@ -428,53 +597,62 @@ export class Connector {
     await this.#options.admit(from, how)
     // Asked last: the approver may have thought for long.
     if (this.#closing.signal.aborted) throw new PeerlineError('ERR_PEERLINE_CLOSED', 'this peer is closing')
-    const ofPeer = this.#byPeer.get(from)?.size ?? 0
-    if (ofPeer >= MAX_SESSIONS_PER_PEER || this.#sessions.size >= (this.#options.maxSessions ?? MAX_SESSIONS)) {
+    const ofPeer = this.#bonds.of(from).length
+    if (ofPeer >= MAX_SESSIONS_PER_PEER || this.#bonds.size >= (this.#options.maxSessions ?? MAX_SESSIONS)) {
       throw new PeerlineError('ERR_PEERLINE_BUSY', 'too many sessions are open')
     }
   }
 
-  #newSession(keys: SessionKeys, peer: PeerId, server = false): Session {
+  #newSession(keys: SessionKeys, peer: PeerId, making: Making): Session {
+    const { ways, relays, joins = true, addresses = [], server = false } = making
     const reconnectMs = server ? 0 : this.#options.reconnectMs
     const session: Session = new Session({
       keys,
       peer,
       onStream: (stream) => this.#options.onStream(session, stream),
       explain: () => this.#explain(session),
+      timing: this.#options.timing,
       ...(reconnectMs === undefined ? {} : { reconnectMs }),
     })
-    this.#sessions.set(session.id, session)
-    session.addEventListener('close', () => this.#sessions.delete(session.id))
-    if (!server) this.#fileUnderPeer(session)
+    const bond: Bond = { session, keys, ways, relays, joins, addresses, hidden: false, upgrade: undefined }
+    this.#bonds.add(bond, !server)
     session.addEventListener('candidates', (event) => this.#onCandidates(session, event.detail))
+    if (reconnectMs !== 0) this.#keep(bond)
     this.#options.onSession(session, { server })
     return session
   }
 
+  /** Sees to it that a session has a path. */
+  #keep(bond: Bond): void {
+    const { session } = bond
+    const closing = this.#closing.signal
+    const reconnect = new Reconnect({
+      session,
+      hurry: this.#options.hurry,
+      knock: (attempt, signal) => this.#knock(bond, attempt, signal),
+      call: (signal) => this.#callAgain(bond, signal),
+      closing,
+    })
+    this.#reconnects.set(session, reconnect)
+    session.addEventListener('close', () => this.#reconnects.delete(session))
+  }
+
+  /** Sees to it that a session that came by signaling has a path in reserve, where relays may be used. */
+  #standBy(bond: Bond): void {
+    if (bond.relays === undefined || this.#options.reconnectMs === 0) return
+    const { standbyRelay: wanted } = this.#options
+    const open = (signal: AbortSignal) => this.#addCircuit(bond, signal)
+    new Standby({ session: bond.session, wanted, open, closing: this.#closing.signal })
+  }
+
   #explain(session: Session): Explanation {
-    const upgrade = this.#upgrades.get(session)
+    const bond = this.#bonds.get(session.id)
     return explain({
       session,
       vantage: this.#options.vantage(),
-      remote: upgrade?.remote,
-      attempts: upgrade?.attempts ?? [],
-      hidden: upgrade === undefined ? this.#whoHides(session) : 'no',
-    })
-  }
-
-  /** Why a session has no search for direct paths: who dialled an address needs none. */
-  #whoHides(session: Session): 'no' | 'here' | 'there' {
-    if (this.#hiding.has(session)) return 'there'
-    return session.paths.includes('relay') ? 'here' : 'no'
-  }
-
-  #fileUnderPeer(session: Session): void {
-    const { peer } = session
-    const ofPeer = this.#byPeer.get(peer) ?? new Set()
-    this.#byPeer.set(peer, ofPeer.add(session))
-    session.addEventListener('close', () => {
-      ofPeer.delete(session)
-      if (ofPeer.size === 0 && this.#byPeer.get(peer) === ofPeer) this.#byPeer.delete(peer)
+      remote: bond?.upgrade?.remote,
+      attempts: bond?.upgrade?.attempts ?? [],
+      hidden: bond?.ways.size === 0 ? 'here' : bond?.hidden ? 'there' : 'no',
     })
   }
 

@@ -1,23 +1,10 @@
 /**
  * What meets what is tested in the lab, where SYNs travel; here: how many leave, from where, and that all end.
  */
-import diagnostics from 'node:diagnostics_channel'
 import net from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { searchTcp } from './punch-tcp-search.ts'
-
-/** Every TCP connection that this process dials until the test ends. */
-function watchDials(): net.Socket[] {
-  const sockets: net.Socket[] = []
-  const onSocket = (message: unknown) => {
-    sockets.push((message as { socket: net.Socket }).socket)
-  }
-  diagnostics.subscribe('net.client.socket', onSocket)
-  onTestFinished(() => {
-    diagnostics.unsubscribe('net.client.socket', onSocket)
-  })
-  return sockets
-}
+import { watchSockets } from './watch-sockets.compliance.ts'
 
 async function listen(): Promise<{ port: number; ports: Set<number> }> {
   const ports = new Set<number>()
@@ -32,7 +19,7 @@ async function listen(): Promise<{ port: number; ports: Set<number> }> {
 
 test('the random side sends many SYNs to one address, each from a port of its own', async () => {
   const { port, ports } = await listen()
-  const dials = watchDials()
+  const dials = watchSockets()
   const stop = new AbortController()
   const taken: net.Socket[] = []
   await searchTcp({
@@ -53,7 +40,7 @@ test('the random side sends many SYNs to one address, each from a port of its ow
 })
 
 test('the fixed side sends from its one port to ever other ones, and says when it met nobody', async () => {
-  const dials = watchDials()
+  const dials = watchSockets()
   const stop = new AbortController()
   const server = net.createServer()
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))

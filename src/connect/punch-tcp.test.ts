@@ -2,10 +2,10 @@
  * On loopback a SYN is answered before the other side can send its own, so that two never cross: what crosses is tested
  * in the lab. Here: dialling from a given port, refusals, deadlines, and that nothing is left behind.
  */
-import diagnostics from 'node:diagnostics_channel'
 import net from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
 import { punchTcp } from './punch-tcp.ts'
+import { watchSockets } from './watch-sockets.compliance.ts'
 
 /** A port that nobody uses now. */
 async function freePort(): Promise<number> {
@@ -28,19 +28,6 @@ function collect(): { sockets: net.Socket[]; onSocket: (socket: net.Socket) => v
     for (const socket of sockets) socket.destroy()
   })
   return { sockets, onSocket: (socket) => sockets.push(socket) }
-}
-
-/** Every TCP connection that this process dials until the test ends. */
-function watchDials(): net.Socket[] {
-  const sockets: net.Socket[] = []
-  const onSocket = (message: unknown) => {
-    sockets.push((message as { socket: net.Socket }).socket)
-  }
-  diagnostics.subscribe('net.client.socket', onSocket)
-  onTestFinished(() => {
-    diagnostics.unsubscribe('net.client.socket', onSocket)
-  })
-  return sockets
 }
 
 test('dials from the port whose mapping is known', async () => {
@@ -109,7 +96,7 @@ test('one address that connects is enough', async () => {
 })
 
 test('the deadline and the signal end it, and leave no socket', async () => {
-  const dials = watchDials()
+  const dials = watchSockets()
   const { onSocket } = collect()
   const remotes = [{ host: '127.0.0.1', port: await freePort() }]
   const localPort = await freePort()

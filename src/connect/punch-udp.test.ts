@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import type { SocketAddress } from '../network/address.ts'
 import { UdpSocket } from '../network/udp-socket.ts'
-import { expectSame, Recorder, sample, turns } from '../path/path.compliance.ts'
+import { expectSame, Recorder, sample, turns } from '../path/recorder.compliance.ts'
 import { NatBox, type NatRules, NattedSocket } from './nat-box.compliance.ts'
 import type { PortAllocation } from './punch-plan.ts'
 import { PROBE_BYTES, type Probe, ProbeCodec, ProbeType } from './punch-probe.ts'
@@ -157,17 +157,12 @@ describe('UDP hole punching', () => {
     await expectOpen(atA, atB)
   })
 
-  test('an unknown NAT that counts is met by guessing', async () => {
+  test.each([
+    ['a fixed one', FIXED, 'fixed'],
+    ['another such', { mapping: 'sequential', filtering: 'port' }, 'unknown'],
+  ] as const)('an unknown NAT that counts and %s meet by guessing', async (_, rules, kind) => {
     const a = await behind({ mapping: 'sequential', filtering: 'port' }, { kind: 'unknown' })
-    const b = await behind(FIXED, { kind: 'fixed' })
-    const [atA, atB] = await punch(a, b)
-    expect([atA.how, atB.how]).toEqual(['predicted', 'predicted'])
-    await expectOpen(atA, atB)
-  })
-
-  test('two unknown NATs that count are met by guessing', async () => {
-    const a = await behind({ mapping: 'sequential', filtering: 'port' }, { kind: 'unknown' })
-    const b = await behind({ mapping: 'sequential', filtering: 'port' }, { kind: 'unknown' })
+    const b = await behind(rules, { kind })
     const [atA, atB] = await punch(a, b)
     expect([atA.how, atB.how]).toEqual(['predicted', 'predicted'])
     await expectOpen(atA, atB)

@@ -52,6 +52,14 @@ const CALM_MS = 5_000
 /** The same when a direct path is there, and a second kind is wanted beside it. */
 const EXTRA_ROUND_DELAYS_MS = [3_000]
 
+/** Rounds are counted up to here, and from 1 again: 16 bits, of which the last number is the one of knocking. */
+const MAX_ROUND = 0xfffe
+const KNOCK_ROUND = 0xffff
+
+/** One attempt in so many lets UDP out towards the last known addresses as well, for that many ms. */
+const KNOCK_UDP_EVERY = 3
+const KNOCK_UDP_MS = 2_500
+
 /** ms for the other side to say that it is ready. */
 const READY_MS = 5_000
 
@@ -72,6 +80,8 @@ export class Upgrade {
   #relayRttMs = 0
   /** The dialling of addresses where the other side listens. */
   #dialling: Promise<void> | undefined
+  /** Ends it: there are newer ones. */
+  #stopDialling: AbortController | undefined
   /** Ends the plan under way: another takes its place. */
   #plan: AbortController | undefined
   #onReady: ((body: ConnectionBody) => void) | undefined
@@ -88,7 +98,7 @@ export class Upgrade {
     this.#ways = new Ways({ ...options, secret, signal: this.#signal })
     session.addEventListener('close', () => this.#over.abort())
     session.addEventListener('path', ({ detail }) => {
-      if (detail.reason === 'lost' && detail.to === 'relay') this.again()
+      if (detail.reason === 'lost') this.again()
     })
   }
 
@@ -132,6 +142,40 @@ export class Upgrade {
     const described = this.#ways.described(remote)
     if (this.#initiator) void this.#follow(punched, talkFirst ? [0, ...ROUND_DELAYS_MS] : ROUND_DELAYS_MS)
     await Promise.all([dialled, punched, described])
+  }
+
+  /** The number of the next round: what an offer for a session that has lost its paths proposes. */
+  get nextRound(): number {
+    return (this.#round % MAX_ROUND) + 1
+  }
+
+  /**
+   * Begins anew, with what an offer and its answer told: the paths are gone, or do not answer.
+   * @param round the number that the offer proposed; the higher one stands when both sides have offered
+   * @param fireInMs until the other side is about to fire as well
+   */
+  resume(remote: ConnectionBody, round: number, fireInMs: number): void {
+    this.#remote = remote
+    this.#stopDialling?.abort()
+    void this.#dial(round, remote)
+    if (round <= this.#round && this.#punching?.signal.aborted === false) return
+    this.#round = Math.max(this.#round, round)
+    const punched = this.#freshen().then(() => this.#punch(round, remote, fireInMs))
+    if (this.#initiator) void this.#follow(punched, ROUND_DELAYS_MS)
+  }
+
+  /** Dials what is known of the other side, and lets UDP out towards it: nobody may be there. Never rejects. */
+  async knock(attempt: number, signal: AbortSignal): Promise<void> {
+    const remote = this.#remote
+    if (remote === undefined) return
+    const knocked: Promise<void>[] = [this.#dial(this.#round, remote)]
+    if (attempt % KNOCK_UDP_EVERY === 0) {
+      const limited = AbortSignal.any([signal, AbortSignal.timeout(KNOCK_UDP_MS)])
+      const known = { ...remote, nat: undefined }
+      const probe = (stop: AbortSignal) => [this.#ways.probe(KNOCK_ROUND, known, Promise.resolve(), stop)]
+      knocked.push(this.#ways.until('udp', limited, probe))
+    }
+    await Promise.all(knocked)
   }
 
   /** Begins the rounds anew: a path was lost, or the network has changed. */
@@ -223,7 +267,8 @@ export class Upgrade {
   async #ask(signal: AbortSignal): Promise<void> {
     const { session } = this.#options
     await this.#freshen()
-    const round = ++this.#round
+    const round = this.nextRound
+    this.#round = round
     const remote = this.#remote
     if (remote?.nat !== undefined && !isSequential(remote.nat)) {
       // It is where it was: no need to ask first.
@@ -272,12 +317,16 @@ export class Upgrade {
 
   /** Dials the addresses where the other side listens; one set at a time. Never rejects. */
   #dial(round: number, remote: ConnectionBody): Promise<void> {
-    this.#dialling ??= this.#ways
-      .until('tcp', this.#signal, (stop) => [this.#ways.call(round, remote, stop)])
+    if (this.#dialling !== undefined && this.#stopDialling?.signal.aborted !== true) return this.#dialling
+    const stop = new AbortController()
+    this.#stopDialling = stop
+    const dialling = this.#ways
+      .until('tcp', AbortSignal.any([this.#signal, stop.signal]), (found) => [this.#ways.call(round, remote, found)])
       .finally(() => {
-        this.#dialling = undefined
+        if (this.#dialling === dialling) this.#dialling = undefined
       })
-    return this.#dialling
+    this.#dialling = dialling
+    return dialling
   }
 
   /** Punches, in place of the round before. Never rejects. */
@@ -294,6 +343,8 @@ export class Upgrade {
       this.#ways.until('udp', signal, (stop) => [this.#ways.probe(round, remote, fire, stop)]),
       this.#ways.until('tcp', signal, (stop) => [this.#ways.open(round, remote, fire, stop)]),
     ])
+    // What comes under this number from now on is another round.
+    punching.abort()
   }
 
   /** Waits until the other side fires too: for `ms`, or less when it is heard before. */

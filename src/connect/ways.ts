@@ -114,11 +114,9 @@ export class Ways {
     const look = () => {
       if (session.paths.includes(way)) found.abort()
     }
-    session.addEventListener('open', look)
-    session.addEventListener('path', look)
+    session.addEventListener('paths', look)
     await Promise.all(begin(AbortSignal.any([signal, found.signal])))
-    session.removeEventListener('open', look)
-    session.removeEventListener('path', look)
+    session.removeEventListener('paths', look)
   }
 
   /** Dials the addresses where the other side listens. */

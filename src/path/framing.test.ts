@@ -1,8 +1,8 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { FramedPath } from './framing.ts'
-import { expectSame, framed, Recorder, sample } from './path.compliance.ts'
 import type { Pipe, PipeHandler } from './pipe.ts'
+import { expectSame, framed, Recorder, sample } from './recorder.compliance.ts'
 
 /** A pipe whose chunks come exactly as the test says, whether it was paused or not: the worst that a pipe may do. */
 class ScriptedPipe implements Pipe {

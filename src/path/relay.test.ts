@@ -8,8 +8,9 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { createWebSocketStream, WebSocketServer } from 'ws'
 import { MessageKind, PROTOCOL_VERSION } from '../bytes/index.ts'
 import { isPeerlineError } from '../errors.ts'
-import { describePath, expectSame, framed, type PathPair, Recorder, sample, turns } from './path.compliance.ts'
+import { describePath, type PathPair } from './path.compliance.ts'
 import { PIPE_HIGH_WATER_BYTES, type Pipe } from './pipe.ts'
+import { expectSame, framed, Recorder, sample, turns } from './recorder.compliance.ts'
 import {
   CIRCUIT_BYTES,
   mintCircuit,

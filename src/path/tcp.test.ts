@@ -2,7 +2,8 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
 import { FramedPath } from './framing.ts'
-import { describePath, expectSame, framed, type PathPair, Recorder, sample, turns } from './path.compliance.ts'
+import { describePath, type PathPair } from './path.compliance.ts'
+import { expectSame, framed, Recorder, sample, turns } from './recorder.compliance.ts'
 import { connectTcp, SocketPipe, tcpPath } from './tcp.ts'
 
 const closers: (() => Promise<unknown>)[] = []

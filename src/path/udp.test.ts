@@ -2,9 +2,10 @@ import { createSocket, type Socket as DatagramSocket } from 'node:dgram'
 import { once } from 'node:events'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { FramedPath } from './framing.ts'
-import { describePath, expectSame, framed, type PathPair, Recorder, sample, turns } from './path.compliance.ts'
+import { describePath, type PathPair } from './path.compliance.ts'
 import { MAX_MESSAGE_BYTES } from './path.ts'
 import { PIPE_HIGH_WATER_BYTES } from './pipe.ts'
+import { expectSame, framed, Recorder, sample, turns } from './recorder.compliance.ts'
 import { UDP_WINDOW_BYTES, UdxPipe, type UdxStream, udpPath } from './udp.ts'
 
 const HOST = '127.0.0.1'
@@ -71,6 +72,14 @@ async function pairForTest(between?: Parameters<typeof udpPair>[0]): Promise<Udp
   const pair = await udpPair(between)
   closers.push(pair.teardown)
   return pair
+}
+
+/** Ends both pipes while what came still waits in the second. */
+async function endBoth({ pipes, streams }: UdpPair): Promise<void> {
+  await turns(30)
+  for (const pipe of pipes) pipe.end()
+  await vi.waitUntil(() => streams[1].destroyed)
+  await turns(5)
 }
 
 /** A port that passes datagrams on, unless `drop` takes them. */
@@ -378,18 +387,14 @@ describe('a UDP pipe', () => {
   })
 
   test('hands on what was held when the stream itself is long closed', async () => {
-    const { pipes, streams } = await pairForTest()
-    const [a, b] = pipes
+    const pair = await pairForTest()
+    const [a, b] = pair.pipes
     void ended(a)
     const heard: Uint8Array[] = []
     const end = ended(b, (chunk) => void heard.push(Buffer.from(chunk)))
     b.pause()
     a.write([sample(5_000)])
-    await turns(30)
-    a.end()
-    b.end()
-    await vi.waitUntil(() => streams[1].destroyed)
-    await turns(5)
+    await endBoth(pair)
     expect([heard.length, b.writable]).toEqual([0, false])
     b.resume()
     expect(await end).toBe('in order')
@@ -397,18 +402,14 @@ describe('a UDP pipe', () => {
   })
 
   test('tells its end to an owner who destroys it, though there was something to read', async () => {
-    const { pipes, streams } = await pairForTest()
-    const [a, b] = pipes
+    const pair = await pairForTest()
+    const [a, b] = pair.pipes
     void ended(a)
     let told = 0
     b.start({ data() {}, drain() {}, close: () => told++ })
     b.pause()
     a.write([sample(100)])
-    await turns(30)
-    a.end()
-    b.end()
-    await vi.waitUntil(() => streams[1].destroyed)
-    await turns(5)
+    await endBoth(pair)
     expect(told).toBe(0)
     b.destroy()
     await turns(2)

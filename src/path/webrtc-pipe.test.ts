@@ -1,8 +1,8 @@
 import { once } from 'node:events'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import type { PeerlineError } from '../errors.ts'
-import { sample, turns } from './path.compliance.ts'
 import type { Pipe, PipeHandler } from './pipe.ts'
+import { sample, turns } from './recorder.compliance.ts'
 import { closeAll, expectAllClosed, openBare, openPipes } from './webrtc-loopback.compliance.ts'
 import { MESSAGE_COST_BYTES, WINDOW_BYTES } from './webrtc-pipe.ts'
 

@@ -12,7 +12,8 @@ import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { reflectUdp } from '../network/reflect.ts'
 import { UdpReflector } from '../server/reflector.ts'
 import { FramedPath } from './framing.ts'
-import { describePath, type PathPair, Recorder, sample, turns } from './path.compliance.ts'
+import { describePath, type PathPair } from './path.compliance.ts'
+import { Recorder, sample, turns } from './recorder.compliance.ts'
 import { GATHER_MS, WebRtcAttempt, type WebRtcOptions } from './webrtc.ts'
 import { decodeDescription, encodeDescription, type IceDescription } from './webrtc-description.ts'
 import {
@@ -102,6 +103,30 @@ describe('an attempt', () => {
     }
     expect(Math.max(...times)).toBeLessThan(900)
   })
+
+  test.each([
+    ['host', '127.0.0.1', 0],
+    ['srflx', '127.0.0.1', 0],
+    ['host', '192.168.1.7', 0],
+    // To open a NAT on the way there.
+    ['srflx', '192.168.1.7', 1],
+    ['srflx', '8.8.8.8', 1],
+  ] as const)(
+    'the answerer leaves the first check to the offerer where that one is near: %s %s',
+    async (type, host, sent) => {
+      const offer = await WebRtcAttempt.offer(options())
+      const { candidates } = decodeDescription(offer.description, 'offer')
+      const seen = tampered(offer.description, 'offer', { candidates: [{ ...candidates[0]!, type, host }] })
+      const answer = await WebRtcAttempt.answer(seen, options())
+      const added = vi.spyOn(Loopback.prototype, 'addIceCandidate').mockResolvedValue()
+      closers.push(async () => added.mockRestore())
+      const connecting = answer.connectPipe().catch((error: PeerlineError) => error.code)
+      expect(added).toHaveBeenCalledTimes(sent)
+      answer.close()
+      offer.close()
+      expect(await connecting).toBe('ERR_PEERLINE_CLOSED')
+    },
+  )
 
   test('is found though the offerer has no address to send to', async () => {
     const [a, b] = await openPaths(options({ mayDial: () => false }))

@@ -48,6 +48,12 @@ const FIRST_CANDIDATE_MS = 5_000
 /** ms that the offerer has to get the answer and to begin: above one way through most signaling. */
 const PATIENCE_MS = 300
 
+/**
+ * An address of this very machine is near, whoever saw it: a check from there and the DTLS hello behind it wait for the
+ * offerer, and libdatachannel begins DTLS before it has taken note of the certificate that the answer describes.
+ */
+const LOOPBACK = /^127\.|^::1$/
+
 /** ms from the first step to an open path: as long as an offer is good for. */
 export const ATTEMPT_MS = 30_000
 
@@ -214,7 +220,7 @@ class Making {
   #dialKept(): void {
     if (this.#kept.length === 0) return
     const own = this.#describeNow('answer').candidates
-    const near = this.#kept.filter(({ type, host }) => type === 'host' && isNear(host, own))
+    const near = this.#kept.filter(({ type, host }) => LOOPBACK.test(host) || (type === 'host' && isNear(host, own)))
     const dial = (candidates: readonly IceCandidate[]): void => {
       for (const candidate of candidates) {
         const init = { candidate: writeCandidate(candidate, this.#kept.indexOf(candidate) + 1), sdpMid: '0' }

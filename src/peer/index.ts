@@ -4,6 +4,7 @@ export {
   Peer,
   type PeerEvents,
   type PeerOptions,
+  type RendezvousStatus,
   type StreamContext,
   type StreamHandler,
 } from './peer.ts'

@@ -20,7 +20,7 @@ import type { NatView } from '../network/nat.ts'
 import type { FramedPath } from '../path/index.ts'
 import { Firewall, type FirewallOptions } from '../policy/firewall.ts'
 import { type RequestHandler, type RequestOptions, request, serveRequest } from '../protocol/index.ts'
-import { type Session, type Stream, StreamCode, TypedEventTarget } from '../session/index.ts'
+import { type PathTiming, type Session, type Stream, StreamCode, TypedEventTarget } from '../session/index.ts'
 import { Lan } from '../signaling/index.ts'
 import { Listener } from './listener.ts'
 import { Reachability } from './reachability.ts'
@@ -31,6 +31,9 @@ const CONNECT_MS = 30_000
 
 /** Local ports tried for a rendezvous, when one is in use. */
 const PORT_ATTEMPTS = 4
+
+/** ms that every path gets to answer when this machine has other addresses: a slow round trip, and one loss. */
+const CHANGED_MS = 2_000
 
 /** ms that known addresses get before the rendezvous is asked as well. */
 const DIRECT_FIRST_MS = 3_000
@@ -72,8 +75,15 @@ export interface PeerOptions {
   readonly birthday?: BirthdayBudget | false
   /** @internal Takes paths that ask for a circuit: what makes a relay. */
   readonly onCircuit?: (path: FramedPath, circuit: Uint8Array) => void
-  /** @internal ms that a session may be without a path: a server wants to know at once who has gone. @default 5_000 */
+  /**
+   * ms that a session may be without any path, `reconnecting`, while another is sought, before it fails; 0: it fails at
+   * once. @default 60_000
+   */
   readonly reconnectMs?: number
+  /** How soon the end of a path is noticed. @default 300 ms to the first question, 4 s to the end */
+  readonly timing?: Partial<PathTiming>
+  /** Keep a path by a relay beside a direct one, to take over at once when that fails. @default true */
+  readonly standbyRelay?: boolean
 }
 
 export interface ConnectOptions {
@@ -88,6 +98,18 @@ export interface ConnectOptions {
   readonly relay?: { readonly url: string; readonly exclusive?: boolean }
   /** Ends the attempt. @default after 30 s */
   readonly signal?: AbortSignal
+}
+
+/** How a peer stands with one of its rendezvous. */
+export interface RendezvousStatus {
+  /** Its URL without the peer id. */
+  readonly address: string
+  /** Registered there now. */
+  readonly online: boolean
+  /** It has said that it goes away soon. */
+  readonly moving: boolean
+  /** Round trip, ms. */
+  readonly rttMs?: number
 }
 
 /** What a handler of streams is told. */
@@ -154,6 +176,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       tellRefusals: this.firewall.tellRefusals,
       onSession: (session, { server }) => this.#onSession(session, server),
       reconnectMs: options.reconnectMs,
+      timing: options.timing,
+      standbyRelay: options.standbyRelay ?? true,
+      relays: (signal) => this.#relays(undefined, signal),
+      hurry: () => {
+        for (const link of this.#links) link.hurry()
+      },
       onStream: (session, stream) => this.#onStream(session, stream),
       signaling: ({ hidden }) => [
         // Who is heard on the local network has told its address.
@@ -194,11 +222,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       await peer.close()
       throw error
     }
-    peer.#stopWatching = watchAddresses(() => {
-      void peer.#reachability.networkChanged()
-      void peer.#lan?.refresh()
-      peer.#tellChange()
-    })
+    peer.#stopWatching = watchAddresses(() => peer.#onNetworkChange())
     peer.#links = urls.map(
       (url) =>
         new RendezvousLink({
@@ -206,8 +230,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
           listed: options.listed ?? true,
           dial: (to, signal) => peer.#dialServer(to, signal),
           onOffer: (offer) => peer.#connector.answer(offer),
+          urgent: () => peer.#connector.urgent,
+          onMoving: () => peer.#connector.leaveRelay(url.address),
           onOnline: () => {
             peer.#failures.delete(url.address)
+            peer.#connector.wake()
             void peer.#reachability.onOnline()
             peer.emit('online', { rendezvous: url.address })
           },
@@ -228,6 +255,13 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** `host:port` of each listener. */
   get addresses(): string[] {
     return this.#listeners.map(({ address }) => address)
+  }
+
+  /** The rendezvous of this peer: `online`: registered there; `moving`: it has said that it goes away; `rttMs`: the round trip. */
+  get rendezvous(): readonly RendezvousStatus[] {
+    return this.#links.map(({ address, rendezvous, moving, rttMs }) => {
+      return { address, online: rendezvous !== undefined, moving, ...(rttMs === undefined ? {} : { rttMs }) }
+    })
   }
 
   /** Sessions that have not ended, those with the rendezvous among them. */
@@ -254,10 +288,20 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** Finds peers on the local network, and is found there. Without multicast there is none of that. */
   async #joinLan(answering: boolean): Promise<void> {
     if (this.#via === 'relay') return
-    const onOffer = (offer: Uint8Array) => this.#connector.answer(offer, { near: true })
+    const onOffer = (offer: Uint8Array) => this.#connector.answer(offer, { travelMs: 0 })
     const lan = await Lan.open({ onOffer, answering }).catch(() => undefined)
     if (this.#closing.signal.aborted) await lan?.close()
     else this.#lan = lan
+  }
+
+  /** This machine has other addresses, or none: what is there may be dead, and has to show that it is not. */
+  #onNetworkChange(): void {
+    void this.#reachability.networkChanged()
+    void this.#lan?.refresh()
+    for (const link of this.#links) link.hurry()
+    this.#connector.probe(CHANGED_MS)
+    this.#connector.wake()
+    this.#tellChange()
   }
 
   /** The ways to us have changed: sessions that want a better path seek it anew. */
@@ -379,12 +423,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     }
     // Without a relay there is no second chance to say where we are: it must be known when the offer goes out.
     if (via !== 'auto' && via !== 'relay') await untilAborted(this.settled(), signal, `dialling ${id}`)
-    return this.#connector.dial(id, { via, relays: await this.#relays(via, relay, signal), signal })
+    const relays = via === 'auto' || via === 'relay' ? (given: AbortSignal) => this.#relays(relay, given) : undefined
+    return this.#connector.dial(id, { via, relays, exclusive: relay?.exclusive, signal })
   }
 
   /** Where circuits for a dial may be had: at the chosen relay, and at those of the rendezvous unless that is exclusive. */
-  async #relays(via: Via, chosen: ConnectOptions['relay'], signal: AbortSignal): Promise<Reservation[]> {
-    if (via !== 'auto' && via !== 'relay') return []
+  async #relays(chosen: ConnectOptions['relay'], signal: AbortSignal): Promise<Reservation[]> {
     const own = this.#links.flatMap(({ reservation }) => (reservation?.live ? reservation : []))
     if (chosen === undefined) return own
     const { address } = parseServerAddress(chosen.url)

@@ -2,4 +2,4 @@
  * The server: rendezvous, relay and reflectors behind one port. `import { Server } from 'peerline/server'`.
  */
 export type { RelayLimits } from './relay-service.ts'
-export { Server, type ServerOptions } from './server.ts'
+export { type DrainOptions, Server, type ServerOptions } from './server.ts'

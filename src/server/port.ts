@@ -30,8 +30,8 @@ export interface PortOptions {
   readonly tls?: { readonly cert: string | Buffer; readonly key: string | Buffer } | undefined
   readonly onPath: (path: FramedPath) => void
   readonly onStun: (socket: net.Socket, head: Uint8Array) => void
-  /** What `GET /healthz` answers. */
-  readonly health: () => unknown
+  /** What `GET /healthz` answers: with 200 when it is well, else with 503, so that a balancer sends nobody here any more. */
+  readonly health: () => { readonly status: 'ok' | 'draining' }
 }
 
 export class Port {
@@ -153,8 +153,9 @@ export class Port {
 
   #onRequest(request: http.IncomingMessage, response: http.ServerResponse): void {
     const found = request.method === 'GET' && request.url === '/healthz'
-    const body = found ? JSON.stringify(this.#options.health()) : 'This is a Peerline server.\n'
-    response.writeHead(found ? 200 : 404, {
+    const health = this.#options.health()
+    const body = found ? JSON.stringify(health) : 'This is a Peerline server.\n'
+    response.writeHead(!found ? 404 : health.status === 'ok' ? 200 : 503, {
       'content-type': found ? 'application/json' : 'text/plain',
       'content-length': Buffer.byteLength(body),
       'cache-control': 'no-store',

@@ -5,6 +5,7 @@ import { Reservation } from '../connect/index.ts'
 import { type ErrorCode, PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import { CIRCUIT_BYTES, FramedPath, mintCircuit, RelayPath } from '../path/index.ts'
+import { MessageStream } from '../session/index.ts'
 import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
 import { MemoryPipe, settled } from './memory-pipe.compliance.ts'
 import { type RelayLimits, RelayService } from './relay-service.ts'
@@ -25,7 +26,8 @@ async function makeRelay(limits?: RelayLimits) {
     pair.a.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the test is over'))
     await pair.close()
   })
-  const reserve = () => Reservation.reserve(pair.a, 'ws://relay', { signal: AbortSignal.timeout(5_000) })
+  const reserve = (onMoving: (ms: number) => void = () => {}) =>
+    Reservation.reserve(pair.a, 'ws://relay', { onMoving, signal: AbortSignal.timeout(5_000) })
   return { service, pair, reserve }
 }
 
@@ -240,6 +242,65 @@ describe('a token', () => {
     const reservation = await reserve()
     vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + 11_000 })
     expect(states(await come(service, reservation.mint().own))).toEqual(['ERR_PEERLINE_EXPIRED'])
+  })
+})
+
+describe('a relay that is moving', () => {
+  test('tells those with reservations; what is joined or half there goes on, and nothing new is taken', async () => {
+    const { service, reserve } = await makeRelay()
+    const told: number[] = []
+    const reservation = await reserve((ms) => told.push(ms))
+    const [joined, half, unused] = [reservation.mint(), reservation.mint(), reservation.mint()]
+    const [a, b, c] = await come(service, joined.own, joined.offer.token, half.own)
+    service.move(5_000)
+    service.move(9_000)
+    await vi.waitFor(() => expect([told, reservation.live]).toEqual([[5_000], false]))
+    expect(states(await come(service, unused.own, half.offer.token))).toEqual(['ERR_PEERLINE_BUSY', 'joined'])
+    a!.path.send([text('still')])
+    await settled()
+    expect([b!.got, c!.state]).toEqual([['still'], 'joined'])
+    expect([service.circuits, service.idle]).toEqual([2, false])
+  })
+
+  test('refuses new reservations, and renews none', async () => {
+    const { service, pair, reserve } = await makeRelay()
+    service.move(5_000)
+    await expect(reserve()).rejects.toEqual(code('ERR_PEERLINE_BUSY'))
+    await pair.a.close()
+    expect([service.reservations, service.idle]).toEqual([0, true])
+    const other = await makeRelay()
+    const stream = await other.pair.a.open('/peerline/relay/1')
+    const got: unknown[] = []
+    const messages = new MessageStream(stream, { maxBytes: 1_000, onMessage: (one) => got.push(one), onEnd: () => {} })
+    await messages.send({ t: 'reserve' })
+    await vi.waitFor(() => expect(got.length).toBe(1))
+    other.service.move(5_000)
+    await messages.send({ t: 'reserve' })
+    await vi.waitFor(() => expect(got.length).toBe(3))
+    expect(got.slice(1)).toEqual([
+      { t: 'moving', ms: 5_000 },
+      { t: 'moving', ms: expect.any(Number) },
+    ])
+  })
+
+  test('notes who leaves: peers, circuits, and ends whose other end did not come', async () => {
+    const { service, pair, reserve } = await makeRelay()
+    const reservation = await reserve()
+    const [joined, half] = [reservation.mint(), reservation.mint()]
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const [a] = await come(service, joined.own, joined.offer.token, half.own)
+    let left = 0
+    service.onLeave = () => {
+      left++
+    }
+    service.move(60_000)
+    await vi.advanceTimersByTimeAsync(35_000)
+    expect(left).toBe(1)
+    vi.useRealTimers()
+    a!.path.destroy()
+    await vi.waitFor(() => expect([left, service.idle]).toEqual([2, false]))
+    await pair.a.close()
+    await vi.waitFor(() => expect([left, service.idle]).toEqual([3, true]))
   })
 })
 

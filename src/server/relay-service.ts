@@ -5,6 +5,7 @@
  * - No reservation, no circuit. Reservations are for authenticated peers, and end with their session.
  * - Quotas in time, bytes and rate hold for every circuit; counts hold for every reservation and for the whole.
  * - Back-pressure goes straight through: what one end does not take, the other is not asked for.
+ * - Once it is moving, it takes no reservation and no circuit any more; what is joined, or half there, goes on until the end.
  */
 import { randomBytes } from 'node:crypto'
 import { fields, MessageKind, PROTOCOL_VERSION, toHex } from '../bytes/index.ts'
@@ -12,6 +13,7 @@ import { MAX_RELAY_MESSAGE_BYTES } from '../connect/index.ts'
 import { type CircuitSide, type FramedPath, RefusedCode, readCircuit, verifyCircuit } from '../path/index.ts'
 import type { StreamContext } from '../peer/index.ts'
 import { MessageStream, type Session, type Stream, StreamCode } from '../session/index.ts'
+import { leftMs, turnAway } from './moving.ts'
 import { splice } from './splice.ts'
 
 export interface RelayLimits {
@@ -50,6 +52,7 @@ const MAX_USED_ENDS = 4_096
 interface Reservation {
   readonly id: Uint8Array
   readonly secret: Uint8Array
+  readonly messages: () => MessageStream
   expiresAt: number
   circuits: number
   /** Circuit ends that came, and when they may be forgotten: a token opens its end once. */
@@ -70,6 +73,10 @@ export class RelayService {
   readonly #waiting = new Map<string, WaitingEnd>()
   readonly #circuits = new Set<() => void>()
   readonly #served = new WeakSet<Session>()
+  /** ms on the monotonic clock when it ends. */
+  #movingUntil: number | undefined
+  /** A peer has left, or a circuit has ended. */
+  onLeave: (() => void) | undefined
 
   /** @param raw the port takes plain TCP as well: nothing that speaks only HTTP stands in front of it */
   constructor(limits: RelayLimits = {}, raw = true) {
@@ -86,8 +93,25 @@ export class RelayService {
     return this.#circuits.size
   }
 
+  /** Nobody has a reservation, and no end of a circuit is here. */
+  get idle(): boolean {
+    return this.#reservations.size === 0 && this.#circuits.size === 0 && this.#waiting.size === 0
+  }
+
+  /** From now on nothing new is taken, and peers with reservations are told that it ends in `ms`. */
+  move(ms: number): void {
+    if (this.#movingUntil !== undefined) return
+    this.#movingUntil = performance.now() + ms
+    for (const { messages } of this.#reservations.values()) {
+      messages()
+        .send({ t: 'moving', ms })
+        .catch(() => {})
+    }
+  }
+
   /** Serves one stream of a peer's session: a reservation is asked for on it, one in each session. */
   serve(stream: Stream, { session }: StreamContext): void {
+    if (this.#movingUntil !== undefined) return turnAway(stream, this.#movingUntil, MAX_RELAY_MESSAGE_BYTES)
     if (this.#reservations.size >= this.#limits.maxReservations || this.#served.has(session)) {
       return stream.reset(StreamCode.BUSY)
     }
@@ -95,6 +119,7 @@ export class RelayService {
     const reservation: Reservation = {
       id: new Uint8Array(randomBytes(16)),
       secret: new Uint8Array(randomBytes(32)),
+      messages: () => messages,
       expiresAt: 0,
       circuits: 0,
       used: new Map(),
@@ -105,6 +130,9 @@ export class RelayService {
       maxBytes: MAX_RELAY_MESSAGE_BYTES,
       onMessage: (message) => {
         fields(message, 'relay request').oneOf('t', ['reserve'])
+        if (this.#movingUntil !== undefined) {
+          return void messages.send({ t: 'moving', ms: leftMs(this.#movingUntil) }).catch(() => {})
+        }
         reservation.expiresAt = Date.now() + this.#limits.reservationMs
         const { id, secret } = reservation
         messages.send({ t: 'reserved', id, secret, ttl: this.#limits.reservationMs, raw: this.#raw }).catch(() => {})
@@ -113,6 +141,7 @@ export class RelayService {
         this.#reservations.delete(key)
         this.#served.delete(session)
         if (!stream.done) stream.reset()
+        this.onLeave?.()
       },
     })
   }
@@ -132,6 +161,7 @@ export class RelayService {
     if (reservation.used.has(end)) return refuse(path, RefusedCode.TOKEN)
     const other = this.#waiting.get(key)
     if (other === undefined) {
+      if (this.#movingUntil !== undefined) return refuse(path, RefusedCode.BUSY)
       if (reservation.circuits >= this.#limits.maxCircuits || reservation.used.size >= MAX_USED_ENDS) {
         return refuse(path, RefusedCode.QUOTA)
       }
@@ -151,6 +181,7 @@ export class RelayService {
       if (this.#waiting.get(key)?.path !== path) return
       this.#waiting.delete(key)
       reservation.circuits--
+      this.onLeave?.()
     }
     const timer = setTimeout(() => {
       leave()
@@ -178,6 +209,7 @@ export class RelayService {
         ended = true
         reservation.circuits--
         this.#circuits.delete(end)
+        this.onLeave?.()
       },
     })
     if (!ended) this.#circuits.add(end)

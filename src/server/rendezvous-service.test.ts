@@ -21,6 +21,7 @@ const OVER = new PeerlineError('ERR_PEERLINE_CLOSED', 'the test is over')
 const pairs: SessionPair[] = []
 afterEach(async () => {
   vi.restoreAllMocks()
+  vi.useRealTimers()
   for (const { a, b } of pairs) for (const session of [a, b]) session.abort(OVER)
   await Promise.all(pairs.splice(0).map((pair) => pair.close()))
 })
@@ -191,6 +192,145 @@ describe('an offer', () => {
   })
 })
 
+describe('an offer whose callee has gone', () => {
+  test('goes to the newest of its other registrations, once each', async () => {
+    const service = new RendezvousService()
+    const identity = Identity.generate()
+    const a = await RawPeer.listed(service)
+    const all: RawPeer[] = []
+    for (let count = 0; count < 3; count++) all.push(await RawPeer.listed(service, identity))
+    const request = id()
+    await a.signal('offer', identity, request, Uint8Array.of(7))
+    for (const at of [2, 1, 0]) {
+      await vi.waitFor(() => expect(all[at]!.heard.map(({ t }) => t)).toEqual(['offer']))
+      if (at > 0) await all[at]!.pair.a.close()
+    }
+    expect(all[0]!.heard).toEqual([{ t: 'offer', peer: a.identity.publicKey, id: request, data: Uint8Array.of(7) }])
+    await all[0]!.signal('answer', a, request, Uint8Array.of(8))
+    await a.count(2)
+    expect(a.heard).toMatchObject([{ t: 'answer', id: request, data: Uint8Array.of(8) }])
+  })
+
+  test('waits for it to come back', async () => {
+    const service = new RendezvousService()
+    const identity = Identity.generate()
+    const [a, b] = [await RawPeer.listed(service), await RawPeer.listed(service, identity)]
+    await a.signal('offer', identity, id())
+    await b.count(2)
+    await b.pair.a.close()
+    await vi.waitFor(() => expect(service.online).toBe(1))
+    const back = await RawPeer.listed(service, identity)
+    await back.count(2)
+    expect(back.heard).toMatchObject([{ t: 'offer' }])
+  })
+
+  test('goes to the next registration of its link at once, for the one before may be dead', async () => {
+    const service = new RendezvousService()
+    const identity = Identity.generate()
+    const [a, link] = [await RawPeer.listed(service), id()]
+    const before = await RawPeer.connect(service, identity)
+    await before.send({ t: 'register', listed: true, link })
+    await before.count(1)
+    const request = id()
+    await a.signal('offer', identity, request)
+    await before.count(2)
+    // Another program with the same key is none of it: both would answer, each with a session of its own.
+    for (const other of [undefined, id()]) {
+      const stranger = await RawPeer.connect(service, identity)
+      await stranger.send({ t: 'register', listed: true, ...(other === undefined ? {} : { link: other }) })
+      await stranger.served()
+      expect(stranger.heard).toEqual([])
+    }
+    const next = await RawPeer.connect(service, identity)
+    await next.send({ t: 'register', listed: true, link })
+    await next.count(2)
+    expect(next.heard).toMatchObject([{ t: 'offer', id: request }])
+    // Whichever of them answers, it counts once.
+    await before.signal('answer', a, request, Uint8Array.of(1))
+    await before.served()
+    await next.signal('answer', a, request, Uint8Array.of(2))
+    await next.served()
+    await a.served()
+    expect(a.heard).toMatchObject([{ t: 'answer', data: Uint8Array.of(1) }])
+  })
+
+  test('is answered to the registration that asked for it last', async () => {
+    const service = new RendezvousService()
+    const identity = Identity.generate()
+    const [before, next, b] = [
+      await RawPeer.listed(service, identity),
+      await RawPeer.listed(service, identity),
+      await RawPeer.listed(service),
+    ]
+    const request = id()
+    await before.signal('offer', b, request)
+    await b.count(2)
+    await next.signal('offer', b, request)
+    await next.served()
+    await b.signal('answer', identity, request)
+    await next.count(2)
+    await before.served()
+    await b.served()
+    expect([before.heard.length, next.heard.length, b.heard.length]).toEqual([0, 1, 1])
+  })
+})
+
+describe('a rendezvous that is moving', () => {
+  test('tells those who understand it, lets nobody in, and passes signals on', async () => {
+    const service = new RendezvousService()
+    const [a, b] = [await RawPeer.connect(service), await RawPeer.listed(service)]
+    const late = await RawPeer.connect(service)
+    await a.send({ t: 'register', listed: true, link: id() })
+    await a.count(1)
+    service.move(5_000)
+    service.move(9_000)
+    await a.count(2)
+    expect(a.heard).toEqual([{ t: 'moving', ms: 5_000 }])
+    for (const peer of [late, await RawPeer.connect(service)]) {
+      const request = id()
+      await peer.signal('offer', b, request).catch(() => {})
+      await peer.send({ t: 'register', listed: true }).catch(() => {})
+      await vi.waitFor(() => expect(peer.ended).toBe('in order'))
+      expect(peer.got.at(-1)).toEqual({ t: 'moving', ms: expect.any(Number) })
+      expect((peer.got.at(-1) as unknown as { ms: number }).ms).toBeLessThanOrEqual(5_000)
+    }
+    const request = id()
+    await a.signal('offer', b, request)
+    await b.count(2)
+    await b.signal('answer', a, request)
+    await a.count(3)
+    expect([a.heard.at(-1)!.t, b.heard.map(({ t }) => t)]).toEqual(['answer', ['offer']])
+    expect([service.online, service.registrations]).toEqual([2, 2])
+  })
+
+  test('gives up whoever does not hang up', async () => {
+    const service = new RendezvousService()
+    service.move(60_000)
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const peer = await RawPeer.connect(service)
+    while (peer.ended === undefined) await new Promise((resolve) => setImmediate(resolve))
+    expect(peer.stream.done).toBe(false)
+    vi.advanceTimersByTime(2_000)
+    vi.useRealTimers()
+    await vi.waitFor(() => expect(peer.stream.done).toBe(true))
+  })
+
+  test('notes who leaves', async () => {
+    const service = new RendezvousService()
+    const [a, b] = [await RawPeer.listed(service), await RawPeer.connect(service)]
+    await b.send({ t: 'register', listed: false })
+    await b.count(1)
+    const left: number[] = []
+    service.onLeave = () => left.push(service.registrations)
+    service.move(60_000)
+    for (const peer of [a, b]) {
+      await peer.pair.a.close()
+      await vi.waitFor(() => expect(left.length).toBe(peer === a ? 1 : 2))
+    }
+    expect(left).toEqual([1, 0])
+  })
+})
+
 describe('an answer', () => {
   test('without an offer is dropped', async () => {
     const service = new RendezvousService()
@@ -254,7 +394,7 @@ describe('an answer', () => {
     const request = id()
     await asking.signal('offer', b, request)
     await b.count(2)
-    await b.signal('answer', identity as never, request)
+    await b.signal('answer', identity, request)
     await asking.count(2)
     await newer.served()
     expect([asking.heard.length, newer.heard.length]).toEqual([1, 0])
@@ -321,14 +461,39 @@ describe('a registration', () => {
     expect(service.online).toBe(1)
   })
 
-  test('is one of eight of a peer at most: the oldest is let go', async () => {
+  test('is one of eight of a peer at most: a ninth is refused, and the others are asked whether they live', async () => {
     const service = new RendezvousService()
     const identity = Identity.generate()
     const all: RawPeer[] = []
-    for (let count = 0; count < 9; count++) all.push(await RawPeer.listed(service, identity))
-    await vi.waitFor(() => expect(all[0]!.ended).toBe('ERR_PEERLINE_RESET'))
-    expect(all.slice(1).map(({ ended }) => ended)).toEqual(Array(8).fill(undefined))
+    for (let count = 0; count < 8; count++) all.push(await RawPeer.listed(service, identity))
+    const ninth = await RawPeer.connect(service, identity)
+    await ninth.send({ t: 'register', listed: true })
+    await vi.waitFor(() => expect(ninth.ended).toBe('ERR_PEERLINE_BUSY'))
+    // One word for itself, and one for each that came after it.
+    await vi.waitFor(() => expect(all.map(({ got }) => got.length)).toEqual([9, 8, 7, 6, 5, 4, 3, 2]))
+    expect(all.map(({ ended }) => ended)).toEqual(Array(8).fill(undefined))
+    // Nobody is pushed out; whoever leaves makes room.
+    await all[3]!.pair.a.close()
+    await vi.waitFor(async () => {
+      const next = await RawPeer.connect(service, identity)
+      await next.send({ t: 'register', listed: true })
+      await next.count(1)
+    })
     expect(service.online).toBe(1)
+  })
+
+  test('made anew on the same stream is the newest again, and asks nobody anything', async () => {
+    const service = new RendezvousService()
+    const identity = Identity.generate()
+    const a = await RawPeer.listed(service)
+    const [older, newer] = [await RawPeer.listed(service, identity), await RawPeer.listed(service, identity)]
+    await older.count(2)
+    for (let count = 0; count < 20; count++) await older.send({ t: 'register', listed: true })
+    await older.count(22)
+    await a.signal('offer', identity, id())
+    await older.count(23)
+    await newer.served()
+    expect(newer.got.length).toBe(1)
   })
 
   test.each<[string, Uint8Array]>([

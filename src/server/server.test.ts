@@ -1,13 +1,16 @@
 import { afterEach, describe, expect, test } from 'vitest'
 import { parseHostPort } from '../network/address.ts'
 import { reflectTcp, reflectUdp } from '../network/reflect.ts'
+import { Peer, type PeerOptions } from '../peer/index.ts'
 import { UdpReflector } from './reflector.ts'
 import { Server, type ServerOptions } from './server.ts'
 
 const HOST = '127.0.0.1'
 const code = (value: string): unknown => expect.objectContaining({ name: 'PeerlineError', code: value })
 const servers: Server[] = []
+const peers: Peer[] = []
 afterEach(async () => {
+  await Promise.all(peers.splice(0).map((peer) => peer.close({ signal: AbortSignal.timeout(500) })))
   await Promise.all(servers.splice(0).map((server) => server.close({ signal: AbortSignal.timeout(500) })))
 })
 
@@ -83,6 +86,75 @@ describe('the reflectors of a server', () => {
     const listen = options.listen ?? `${HOST}:${free.port}`
     await expect(start({ ...options, listen })).rejects.toThrow(code('ERR_PEERLINE_INVALID'))
     if (options.listen === undefined) await start({ listen, alternatePort: false })
+  })
+})
+
+describe('a server that drains', () => {
+  const rendezvous = (server: Server, options: PeerOptions = {}) =>
+    startPeer({ rendezvous: [server.url], listen: [], udp: false, lan: false, ...options })
+
+  async function startPeer(options: PeerOptions): Promise<Peer> {
+    const peer = await Peer.create({ firewall: { allow: 'all' }, ...options })
+    peers.push(peer)
+    await peer.online()
+    return peer
+  }
+
+  const health = async ({ port }: { port: number }) => {
+    const response = await fetch(`http://${HOST}:${port}/healthz`)
+    return [response.status, ((await response.json()) as { status: string }).status]
+  }
+
+  test('with nobody there closes at once', async () => {
+    const server = await start()
+    await server.drain({ ms: 60_000 })
+    await expect(health(server)).rejects.toThrow()
+    await server.drain()
+    await server.close()
+  })
+
+  test('stays until all have left, and says that it does', async () => {
+    const server = await start()
+    const peer = await rendezvous(server)
+    expect(await health(server)).toEqual([200, 'ok'])
+    const draining = server.drain({ ms: 60_000 })
+    expect(await health(server)).toEqual([503, 'draining'])
+    expect(server.peers).toBe(1)
+    const late = await Peer.create({ rendezvous: [server.url], listen: [], udp: false, lan: false })
+    peers.push(late)
+    await expect(late.online()).rejects.toThrow(code('ERR_PEERLINE_BUSY'))
+    await Promise.all([peer.close(), late.close()])
+    await draining
+    await expect(health(server)).rejects.toThrow()
+  })
+
+  test('stays no longer than it was told to', async () => {
+    const server = await start()
+    const peer = await rendezvous(server)
+    const offline = new Promise((resolve) => peer.addEventListener('offline', resolve))
+    const before = performance.now()
+    await server.drain({ ms: 300 })
+    expect(performance.now() - before).toBeGreaterThanOrEqual(299)
+    await offline
+  })
+
+  test.each(['close', 'signal', 'ms'] as const)('ends at once by %s', async (how) => {
+    const server = await start()
+    await rendezvous(server)
+    const cancel = new AbortController()
+    const draining = server.drain(how === 'ms' ? { ms: 0 } : { ms: 60_000, signal: cancel.signal })
+    if (how === 'close') await server.close()
+    cancel.abort()
+    await draining
+    await expect(health(server)).rejects.toThrow()
+  })
+
+  test('refuses to do so for ever', async () => {
+    const server = await start()
+    for (const ms of [-1, Number.NaN, Number.POSITIVE_INFINITY, 3_600_001]) {
+      await expect(server.drain({ ms })).rejects.toThrow(code('ERR_PEERLINE_INVALID'))
+    }
+    expect(await health(server)).toEqual([200, 'ok'])
   })
 })
 

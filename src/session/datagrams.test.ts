@@ -370,6 +370,8 @@ describe('a path that is slower than its sender', () => {
     async (bytesPerMs) => {
       const { from, to, streams } = await openWorld({ delayMs: 30, bytesPerMs })
       from.configure({ send: { policy: 'drop-oldest', capacity: 10 } })
+      let troubles = 0
+      world.sessions[0].addEventListener('trouble', () => troubles++)
       const ages: number[] = []
       const run = async () => {
         for await (const datagram of to) {

@@ -156,8 +156,8 @@ describe('streams that come faster than they are taken', () => {
 })
 
 describe('a consumer of streams', () => {
-  it('that leaves has the rest refused, those that wait and those that come', async () => {
-    const incoming = await openQueue()
+  it.each(['block', 'drop-latest', 'drop-oldest'] as const)('that leaves has the rest refused: %s', async (policy) => {
+    const incoming = await openQueue({ policy })
     const streams = await openMany(3)
     for await (const { stream } of incoming) {
       expect((await world.settled(readAll(stream)))[0]).toBe(0)

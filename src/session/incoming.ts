@@ -34,7 +34,6 @@ export type Incoming<C> = C & { readonly stream: Stream }
 /** Hands streams that come to one consumer, `for await`. */
 export class IncomingStreams<C extends object> implements AsyncIterableIterator<Incoming<C>, undefined> {
   readonly #channel: Channel<Incoming<C>>
-  readonly #blocks: boolean
   #refused = 0
 
   /**
@@ -43,7 +42,6 @@ export class IncomingStreams<C extends object> implements AsyncIterableIterator<
    */
   constructor(options: IncomingOptions, onEnd: () => void) {
     const { policy = 'block', capacity = policy === 'block' ? MAX_WAITING : DEFAULT_WAITING, signal } = options
-    this.#blocks = policy === 'block'
     this.#channel = new Channel({
       policy,
       capacity,
@@ -66,9 +64,7 @@ export class IncomingStreams<C extends object> implements AsyncIterableIterator<
 
   /** @internal Takes a stream that was opened, or refuses it. */
   take(stream: Stream, context: C): void {
-    const taken = this.#channel.offer({ ...context, stream })
-    // What a drop policy drops, it refuses by itself.
-    if (!taken && (this.#blocks || this.#channel.ended)) this.#refuse(stream)
+    if (!this.#channel.offer({ ...context, stream })) this.#refuse(stream)
   }
 
   [Symbol.asyncIterator](): this {
@@ -90,6 +86,7 @@ export class IncomingStreams<C extends object> implements AsyncIterableIterator<
   }
 
   #refuse(stream: Stream): void {
+    // The policy may have done so.
     if (stream.done) return
     this.#refused++
     stream.reset(StreamCode.BUSY)

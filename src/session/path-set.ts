@@ -40,6 +40,8 @@ export interface PathSetHost {
   /** There is a path to send on. `proven`: and it is known to work. */
   onUsable(proven: boolean): void
   onProven(state: PathState): void
+  /** Proven paths have come or gone. */
+  onPaths(): void
   /** A path has gone; the next one is not chosen yet. */
   onLost(state: PathState): void
   /** After {@link onLost}, when what could be chosen was. */
@@ -144,9 +146,10 @@ export class PathSet {
     return size
   }
 
-  /** Kinds of the proven ones. */
+  /** Kinds of the proven ones that answer. */
   get proven(): PathKind[] {
-    return [...this.#paths.values()].filter(({ stage }) => stage === 'proven').map(({ path }) => path.kind)
+    const good = [...this.#paths.values()].filter(({ stage, suspect }) => stage === 'proven' && suspect !== 'silent')
+    return good.map(({ path }) => path.kind)
   }
 
   get info(): PathInfo[] {
@@ -303,6 +306,7 @@ export class PathSet {
     this.#chooser.onProven(state)
     this.#host.onProven(state)
     this.#chooser.report()
+    this.#host.onPaths()
   }
 
   /** A record came again: a path that has been proven is alive, with a tail that went on another meanwhile. */
@@ -359,6 +363,23 @@ export class PathSet {
     this.#log.add(state, 'trimmed')
     state.path.close()
     this.#chooser.choose()
+    this.#host.onPaths()
+  }
+
+  /** Closes the paths of a kind in order, where another proven one stays. */
+  letGo(kind: PathKind): void {
+    for (const state of [...this.#paths.values()]) {
+      const { stage, path } = state
+      if (stage === 'proven' && path.kind === kind && this.proven.some((other) => other !== kind)) this.#retire(state)
+    }
+  }
+
+  /** The paths to `remote` will end soon: others come before them. */
+  leave(remote: (address: string) => boolean): void {
+    for (const state of this.#paths.values()) {
+      if (remote(state.path.remote)) state.trustedAt = Number.POSITIVE_INFINITY
+    }
+    this.#chooser.choose()
   }
 
   lose(state: PathState, error: PeerlineError | undefined): void {
@@ -378,6 +399,7 @@ export class PathSet {
     // What ended one path may have ended the next one, too, and nobody has asked that for long.
     if (used && this.active?.stage === 'proven' && this.active.pingedAt === undefined) this.ping(this.active)
     this.#host.onLostSettled(error)
+    if (state.stage === 'proven' && !this.#host.closed()) this.#host.onPaths()
   }
 
   /** Ends them all, when what was sent has gone out. */

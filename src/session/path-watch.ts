@@ -143,8 +143,8 @@ export class PathWatch {
     this.#lookedAt = now
     if (host.closed()) return
     const busy = host.busy()
-    if (!busy) this.#busySince = undefined
-    else if (now - (this.#busySince ??= now) >= BUSY_MS) host.onBusy()
+    this.#busySince = busy ? (this.#busySince ?? now) : undefined
+    if (this.#busySince !== undefined && now - this.#busySince >= BUSY_MS) host.onBusy()
     this.soon(busy || pinged ? CARE_MS : rest)
   }
 

@@ -51,6 +51,8 @@ export type SessionEvents = {
   open: { readonly path: PathKind }
   /** Another path carries the data from now on. */
   path: PathChange
+  /** Paths were proven, or have gone; {@link Session.paths} has the kinds that are left. */
+  paths: undefined
   /** Nothing answers on any path: other ways are sought already, and data waits. */
   trouble: undefined
   /** Every path is lost; data waits, and is bounded, until there is another one or the time for that is over. */
@@ -165,7 +167,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     return this.#paths.settled?.path.remote
   }
 
-  /** Kinds of all proven paths. */
+  /** Kinds of all proven paths that answer. */
   get paths(): PathKind[] {
     return this.#paths.proven
   }
@@ -368,6 +370,16 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#paths.doubt()
   }
 
+  /** @internal Closes the paths of a kind in order, where another one stays. */
+  letGo(kind: PathKind): void {
+    this.#paths.letGo(kind)
+  }
+
+  /** @internal The paths to an address will end soon: others come before them. */
+  leave(remote: (address: string) => boolean): void {
+    if (!this.#isClosed()) this.#paths.leave(remote)
+  }
+
   /** @internal The session has ended at the other side, which cannot be told of anything any more. */
   endedThere(error: PeerlineError | undefined): void {
     this.#finish(error)
@@ -400,6 +412,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
       this.#pump()
     },
     onProven: (state) => this.#opened(state),
+    onPaths: () => this.emit('paths', undefined),
     onLost: (state) => {
       this.#outbox.takeBack(state)
       this.#receiver.ackAgain()

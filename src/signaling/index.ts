@@ -1,3 +1,19 @@
+export {
+  type IntroducedHandler,
+  type IntroductionExchangeOptions,
+  Introductions,
+  type IntroductionsOptions,
+} from './introduction.ts'
+export {
+  encodeIntroduced,
+  INTRODUCE_PROTOCOL,
+  INTRODUCED_PROTOCOL,
+  type IntroductionReply,
+  MAX_INTRODUCTION_MESSAGE_BYTES,
+  readAnswer,
+  readOffer,
+  readTo,
+} from './introduction-wire.ts'
 export { Lan, type LanExchangeOptions, type LanOptions } from './lan.ts'
 export { type RegisterOptions, Rendezvous } from './rendezvous.ts'
 export {

@@ -5,6 +5,7 @@ import { isPeerlineError } from '../errors.ts'
 import { Identity, publicKeyOf } from '../identity/index.ts'
 import {
   encodeSignal,
+  MAX_MOVING_MS,
   MAX_REFLECTORS,
   MAX_RENDEZVOUS_MESSAGE_BYTES,
   readRendezvousReply,
@@ -55,6 +56,14 @@ describe('a registration', () => {
     expect(readRendezvousRequest(overWire({ t: 'register', listed: false }))).toEqual({ t: 'register', listed: false })
   })
 
+  test('names its link, if it has one, and keeps its own memory of it', () => {
+    const bytes = encodeCbor({ t: 'register', listed: true, link: ID })
+    const read = readRendezvousRequest(decodeCbor(bytes, { maxBytes: 1_000 }))
+    bytes.fill(0)
+    expect(read).toEqual({ t: 'register', listed: true, link: ID })
+    expect(readRendezvousRequest({ t: 'register', listed: true, link: null })).toEqual({ t: 'register', listed: true })
+  })
+
   const reply = { t: 'registered', observed: '198.41.0.4:1', now: 1_700_000_000_000 }
 
   test('is answered with an address, a clock and reflectors', () => {
@@ -82,9 +91,24 @@ test('a failure with a code of another version is still a failure', () => {
   })
 })
 
+test('a rendezvous that is moving says for how long it stays', () => {
+  expect(readRendezvousReply(overWire({ t: 'moving', ms: 10_000 }))).toEqual({ t: 'moving', ms: 10_000 })
+  for (const ms of [-1, 0.5, MAX_MOVING_MS + 1, '1', null]) {
+    expect(() => readRendezvousReply({ t: 'moving', ms })).toThrow(PROTOCOL)
+  }
+})
+
+test('a reply of a kind that only a later version knows is passed over; a request is refused', () => {
+  for (const t of ['hello', 'register', 'toString', '', 'x'.repeat(32)]) {
+    expect(readRendezvousReply(overWire({ t, peer: 7, id: ID }))).toBeUndefined()
+  }
+  expect(() => readRendezvousReply({ t: 'x'.repeat(33) })).toThrow(PROTOCOL)
+  expect(() => readRendezvousRequest({ t: 'hello' })).toThrow(PROTOCOL)
+})
+
 const bad: [string, Record<string, unknown>][] = [
   ['no type', { peer, id: ID, data: ID }],
-  ['an unknown type', { t: 'delete', peer, id: ID, data: ID }],
+  ['a type that is no text', { t: 1, peer, id: ID, data: ID }],
   ['a peer of 31 bytes', { t: 'offer', peer: peer.subarray(1), id: ID, data: ID }],
   ['a peer that everybody could be', { t: 'offer', peer: new Uint8Array(32), id: ID, data: ID }],
   ['a peer that is text', { t: 'offer', peer: PEERS[0], id: ID, data: ID }],
@@ -102,12 +126,15 @@ describe('refused, typed, by both sides:', () => {
   test('what only the other side may say', () => {
     expect(() => readRendezvousRequest({ t: 'registered', observed: '', now: 0 })).toThrow(PROTOCOL)
     expect(() => readRendezvousRequest({ t: 'failed', id: ID, code: '' })).toThrow(PROTOCOL)
-    expect(() => readRendezvousReply({ t: 'register', listed: true })).toThrow(PROTOCOL)
+    expect(() => readRendezvousRequest({ t: 'moving', ms: 1 })).toThrow(PROTOCOL)
   })
 
   test('a registration that is not whole', () => {
     expect(() => readRendezvousRequest({ t: 'register' })).toThrow(PROTOCOL)
     expect(() => readRendezvousRequest({ t: 'register', listed: 1 })).toThrow(PROTOCOL)
+    for (const link of [1, 'x', ID.subarray(1), new Uint8Array(17)]) {
+      expect(() => readRendezvousRequest({ t: 'register', listed: true, link })).toThrow(PROTOCOL)
+    }
     expect(() => readRendezvousReply({ t: 'registered', observed: 'x'.repeat(65), now: 0 })).toThrow(PROTOCOL)
     expect(() => readRendezvousReply({ t: 'registered', observed: '', now: -1 })).toThrow(PROTOCOL)
     const bad = [':1', [1], [null], Array(MAX_REFLECTORS + 1).fill(':1'), ['x'.repeat(260)], { 0: ':1' }]
@@ -118,14 +145,17 @@ describe('refused, typed, by both sides:', () => {
 
   test('anything at all', () => {
     const some = fc.oneof(
-      fc.constantFrom('offer', 'answer', 'register', 'registered', 'failed', null, true, 1),
+      fc.constantFrom('offer', 'answer', 'register', 'registered', 'failed', 'moving', null, true, 1),
       fc.uint8Array({ maxLength: 40 }),
       fc.string({ maxLength: 70 }),
     )
     const value = fc.oneof(
       some,
       fc.array(some),
-      fc.record({ t: some, peer: some, id: some, data: some, listed: some, code: some }, { requiredKeys: [] }),
+      fc.record(
+        { t: some, peer: some, id: some, data: some, listed: some, code: some, link: some, ms: some },
+        { requiredKeys: [] },
+      ),
       fc.dictionary(fc.string(), some),
     )
     fc.assert(

@@ -1,7 +1,8 @@
 /**
  * What a peer and a rendezvous say to each other, on one stream of their session.
  *
- *     peer -> rendezvous   { t: 'register', listed }             be listed, so that others can dial; or only dial
+ *     peer -> rendezvous   { t: 'register', listed, link }       be listed, so that others can dial; or only dial; again
+ *                                                                at any time: the answer shows that both are there
  *     rendezvous -> peer   { t: 'registered', observed, now,     the address it sees, its clock (ms), and other
  *                            reflectors }                        reflectors: 'host:port', or ':port' of its own host
  *     peer -> rendezvous   { t: 'offer',  peer: to,   id, data }
@@ -9,9 +10,15 @@
  *     peer -> rendezvous   { t: 'answer', peer: to,   id, data }  only to an offer that came and is still open
  *     rendezvous -> peer   { t: 'answer', peer: from, id, data }
  *     rendezvous -> peer   { t: 'failed', id, code }              the offer could not be passed on
+ *     rendezvous -> peer   { t: 'moving', ms }                    it is going away, in so many ms at the latest
  *
- * The session authenticates the peer; `peer` is 32 bytes, `id` 16, `data` at most 16 KiB and opaque. CBOR maps. A rendezvous
- * of before there were `reflectors` leaves them out.
+ * The session authenticates the peer; `peer` is 32 bytes, `id` 16, `data` at most 16 KiB and opaque. CBOR maps.
+ *
+ * `link`, 16 random bytes, is what registrations of one peer have in common when each takes the place of the one before:
+ * then an offer may be told again to the newest, which answers it as the other would have.
+ *
+ * A rendezvous of before there were `reflectors` leaves them out; a peer of before there were links names none, and is not
+ * told of moving, which it would not understand. From links on, a peer passes over kinds of replies that it does not know.
  */
 import { copyBytes, fields } from '../bytes/index.ts'
 import { type ErrorCode, isErrorCode, PeerlineError } from '../errors.ts'
@@ -29,6 +36,12 @@ export const MAX_REFLECTORS = 8
 /** Characters of a reflector: the longest DNS name (RFC 1035 section 2.3.4), and its port. */
 const MAX_REFLECTOR_LENGTH = 259
 
+/** Bytes of a link. */
+export const LINK_BYTES = 16
+
+/** ms that a server may take to go away: an hour. */
+export const MAX_MOVING_MS = 3_600_000
+
 /** A signal on its way; `peer` is the other end, seen from whoever reads it. */
 export interface SignalMessage {
   readonly t: 'offer' | 'answer'
@@ -37,7 +50,9 @@ export interface SignalMessage {
   readonly data: Uint8Array
 }
 
-export type RendezvousRequest = { readonly t: 'register'; readonly listed: boolean } | SignalMessage
+export type RendezvousRequest =
+  | { readonly t: 'register'; readonly listed: boolean; readonly link: Uint8Array | undefined }
+  | SignalMessage
 export type RendezvousReply =
   | {
       readonly t: 'registered'
@@ -46,7 +61,13 @@ export type RendezvousReply =
       readonly reflectors: readonly string[]
     }
   | { readonly t: 'failed'; readonly id: Uint8Array; readonly code: ErrorCode }
+  | { readonly t: 'moving'; readonly ms: number }
   | SignalMessage
+
+const REPLIES = ['registered', 'failed', 'moving', 'offer', 'answer'] as const
+
+/** Characters of the name of a kind. */
+const MAX_KIND_LENGTH = 32
 
 /** As CBOR wants it. */
 export function encodeSignal(message: SignalMessage): unknown {
@@ -57,14 +78,22 @@ export function encodeSignal(message: SignalMessage): unknown {
 export function readRendezvousRequest(message: unknown): RendezvousRequest {
   const all = fields(message, 'rendezvous request')
   const t = all.oneOf('t', ['register', 'offer', 'answer'])
-  if (t === 'register') return { t, listed: all.boolean('listed') }
+  if (t === 'register') {
+    const link = all.optional('link', (name) => copyBytes(all.bytes(name, { length: LINK_BYTES })))
+    return { t, listed: all.boolean('listed'), link }
+  }
   return readSignal(t, all)
 }
 
-/** @throws PeerlineError `ERR_PEERLINE_PROTOCOL` */
-export function readRendezvousReply(message: unknown): RendezvousReply {
+/**
+ * @returns undefined for a kind that only a later version knows: it is to be passed over
+ * @throws PeerlineError `ERR_PEERLINE_PROTOCOL`
+ */
+export function readRendezvousReply(message: unknown): RendezvousReply | undefined {
   const all = fields(message, 'rendezvous reply')
-  const t = all.oneOf('t', ['registered', 'failed', 'offer', 'answer'])
+  const kind = all.text('t', { max: MAX_KIND_LENGTH })
+  const t = REPLIES.find((known) => known === kind)
+  if (t === undefined) return undefined
   if (t === 'registered') {
     const reflectors = all.optional('reflectors', (name) =>
       all.texts(name, { max: MAX_REFLECTORS, maxLength: MAX_REFLECTOR_LENGTH }),
@@ -75,6 +104,7 @@ export function readRendezvousReply(message: unknown): RendezvousReply {
     const code = all.text('code', { max: 64 })
     return { t, id: all.bytes('id', { length: 16 }), code: isErrorCode(code) ? code : 'ERR_PEERLINE_REMOTE' }
   }
+  if (t === 'moving') return { t, ms: all.integer('ms', { max: MAX_MOVING_MS }) }
   return readSignal(t, all)
 }
 

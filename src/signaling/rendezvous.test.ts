@@ -3,8 +3,8 @@ import { PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import { RendezvousService } from '../server/rendezvous-service.ts'
 import { MessageStream, type Session, type Stream } from '../session/index.ts'
-import { type SessionPair, type SessionPairOptions, sessionPair } from '../session/session-pair.compliance.ts'
-import { Rendezvous } from './rendezvous.ts'
+import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
+import { type RegisterOptions, Rendezvous } from './rendezvous.ts'
 import { MAX_RENDEZVOUS_MESSAGE_BYTES } from './rendezvous-wire.ts'
 import { signalingCompliance } from './signaling.compliance.ts'
 import type { OfferHandler } from './signaling.ts'
@@ -45,7 +45,11 @@ signalingCompliance('a rendezvous', async (onOffer) => {
 })
 
 /** A rendezvous that is no service but the test: it says what it likes. */
-async function hostile(onOffer: OfferHandler = async () => undefined, options: Partial<SessionPairOptions> = {}) {
+async function hostile(
+  onOffer: OfferHandler = async () => undefined,
+  options: Partial<RegisterOptions> = {},
+  answering = () => true,
+) {
   let server: MessageStream | undefined
   let stream: Stream | undefined
   const got: Record<string, unknown>[] = []
@@ -56,16 +60,16 @@ async function hostile(onOffer: OfferHandler = async () => undefined, options: P
         maxBytes: MAX_RENDEZVOUS_MESSAGE_BYTES,
         onMessage: (message) => {
           got.push(message as Record<string, unknown>)
-          if (got.length === 1)
+          if (got.at(-1)!.t === 'register' && answering())
             void server!.send({ t: 'registered', observed: '198.41.0.4:7', now: Date.now() + 9_000 })
         },
         onEnd: () => {},
       })
     },
-    ...options,
   })
   pairs.push(pair)
-  const rendezvous = await register(pair.a, onOffer)
+  const signal = AbortSignal.timeout(5_000)
+  const rendezvous = await Rendezvous.register(pair.a, { name: NAME, listed: true, onOffer, signal, ...options })
   return { pair, rendezvous, got, server: server!, stream: stream! }
 }
 
@@ -114,13 +118,55 @@ describe('a registration', () => {
 
   test.each<[string, unknown]>([
     ['that are none', 7],
-    ['of unknown kinds', { t: 'hello' }],
-    ['that only a peer may send', { t: 'register', listed: true }],
+    ['without a kind', { id: new Uint8Array(16) }],
+    ['that move in a year', { t: 'moving', ms: 31_557_600_000 }],
     ['with half an id', { t: 'failed', id: new Uint8Array(8), code: 'ERR_PEERLINE_BUSY' }],
   ])('ends, typed, at replies %s', async (_, message) => {
     const { rendezvous, server } = await hostile()
     await server.send(message)
     expect((await rendezvous.ended).code).toBe('ERR_PEERLINE_PROTOCOL')
+  })
+
+  test('passes over replies of kinds that it does not know', async () => {
+    const { rendezvous, server } = await hostile()
+    for (const t of ['hello', 'register', 'toString']) await server.send({ t, listed: true })
+    await server.send({ t: 'registered', observed: '198.41.0.4:8', now: 0 })
+    await vi.waitFor(() => expect(rendezvous.observed).toBe('198.41.0.4:8'))
+  })
+
+  test('names its link, the same each time', async () => {
+    const link = Rendezvous.newLink()
+    const { rendezvous, got } = await hostile(undefined, { link })
+    await rendezvous.refresh({ signal: AbortSignal.timeout(5_000) })
+    const message = { t: 'register', listed: true, link }
+    expect(got).toEqual([message, message])
+    expect(Rendezvous.newLink()).not.toEqual(link)
+  })
+
+  test('made once more shows that the rendezvous is there, and is given up with the signal', async () => {
+    let answering = true
+    const { rendezvous, got } = await hostile(undefined, {}, () => answering)
+    await rendezvous.refresh({ signal: AbortSignal.timeout(5_000) })
+    expect(rendezvous.silentMs).toBeLessThan(1_000)
+    answering = false
+    const refused = rendezvous.refresh({ signal: AbortSignal.timeout(20) })
+    await expect(refused).rejects.toMatchObject({ code: 'ERR_PEERLINE_TIMEOUT' })
+    expect(got.length).toBe(3)
+    // It says nothing of the registration itself.
+    answering = true
+    await rendezvous.refresh({ signal: AbortSignal.timeout(5_000) })
+  })
+
+  test('made once more ends with the registration', async () => {
+    let answering = true
+    const { rendezvous, stream } = await hostile(undefined, {}, () => answering)
+    answering = false
+    const refreshing = rendezvous.refresh({ signal: AbortSignal.timeout(5_000) })
+    const refused = expect(refreshing).rejects.toMatchObject({ code: 'ERR_PEERLINE_BUSY' })
+    stream.reset(3)
+    await refused
+    const again = rendezvous.refresh({ signal: AbortSignal.timeout(5_000) })
+    await expect(again).rejects.toMatchObject({ code: 'ERR_PEERLINE_BUSY' })
   })
 
   test('passes over answers and failures that nothing waits for', async () => {
@@ -134,6 +180,79 @@ describe('a registration', () => {
     await vi.waitFor(() => expect(got.length).toBe(2))
     await server.send({ t: 'answer', ...stray, id })
     expect(await exchange).toEqual(stray.data)
+  })
+})
+
+describe('a rendezvous that goes away', () => {
+  test('says so once, and passes signals until it is gone', async () => {
+    const told: number[] = []
+    const { rendezvous, server, got } = await hostile(async (offer) => offer, { onMoving: (ms) => told.push(ms) })
+    expect(rendezvous.moving).toBe(false)
+    for (const ms of [9_000, 8_000]) await server.send({ t: 'moving', ms })
+    const peer = Identity.generate()
+    await server.send({ t: 'offer', peer: peer.publicKey, id: new Uint8Array(16), data: Uint8Array.of(5) })
+    await vi.waitFor(() => expect(got.at(-1)).toMatchObject({ t: 'answer', data: Uint8Array.of(5) }))
+    expect([told, rendezvous.moving]).toEqual([[9_000], true])
+    const id = new Uint8Array(16).fill(2)
+    const signal = AbortSignal.timeout(5_000)
+    const exchange = rendezvous.exchange(peer.peerId, id, new Uint8Array(1), { signal })
+    await server.send({ t: 'answer', peer: peer.publicKey, id, data: Uint8Array.of(6) })
+    expect(await exchange).toEqual(Uint8Array.of(6))
+  })
+
+  test('refuses whoever comes then, typed and in words', async () => {
+    const service = new RendezvousService()
+    service.move(9_000)
+    const pair = await join(service)
+    pairs.push(pair)
+    const told: number[] = []
+    const registering = Rendezvous.register(pair.a, {
+      name: NAME,
+      listed: true,
+      onOffer: async () => undefined,
+      onMoving: (ms) => told.push(ms),
+      signal: AbortSignal.timeout(5_000),
+    })
+    await expect(registering).rejects.toMatchObject({
+      code: 'ERR_PEERLINE_BUSY',
+      message: expect.stringContaining('going away'),
+    })
+    expect(told).toEqual([])
+  })
+})
+
+describe('a registration that another one replaces', () => {
+  test('has its exchanges answered there', async () => {
+    const [old, next] = [await hostile(), await hostile()]
+    const peer = Identity.generate()
+    const ids = [1, 2, 3].map((at) => new Uint8Array(16).fill(at))
+    const cancel = new AbortController()
+    const signals = [AbortSignal.timeout(5_000), AbortSignal.timeout(5_000), cancel.signal]
+    const exchanges = ids.map((id, at) =>
+      old.rendezvous.exchange(peer.peerId, id, Uint8Array.of(at), { signal: signals[at]! }),
+    )
+    old.rendezvous.handOver(next.rendezvous)
+    old.pair.a.abort(OVER)
+    const offers = ids.map((id, at) => ({ t: 'offer', peer: peer.publicKey, id, data: Uint8Array.of(at) }))
+    await vi.waitFor(() => expect(next.got.slice(1)).toEqual(offers))
+    await next.server.send({ t: 'answer', peer: peer.publicKey, id: ids[1]!, data: Uint8Array.of(9) })
+    expect(await exchanges[1]).toEqual(Uint8Array.of(9))
+    cancel.abort()
+    await expect(exchanges[2]).rejects.toMatchObject({ code: 'ERR_PEERLINE_ABORTED' })
+    next.pair.a.abort(OVER)
+    await expect(exchanges[0]).rejects.toMatchObject({ code: 'ERR_PEERLINE_CLOSED' })
+  })
+
+  test('keeps them when the other one has ended already', async () => {
+    const [old, next] = [await hostile(), await hostile()]
+    next.pair.a.abort(OVER)
+    const id = new Uint8Array(16)
+    const peer = Identity.generate()
+    const signal = AbortSignal.timeout(5_000)
+    const exchange = old.rendezvous.exchange(peer.peerId, id, Uint8Array.of(1), { signal })
+    old.rendezvous.handOver(next.rendezvous)
+    await old.server.send({ t: 'answer', peer: peer.publicKey, id, data: Uint8Array.of(9) })
+    expect(await exchange).toEqual(Uint8Array.of(9))
   })
 })
 

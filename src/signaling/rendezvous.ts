@@ -1,6 +1,11 @@
 /**
  * Signaling through a rendezvous: one registration on one session with it.
+ *
+ *     registering --registered--> standing --moving--> standing, for a while --the stream ends--> ended
+ *
+ * What waits for an answer ends with the registration, unless another one takes its place: then it is asked for again there.
  */
+import { randomBytes } from 'node:crypto'
 import { toHex } from '../bytes/index.ts'
 import { abortError, type ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
@@ -8,6 +13,7 @@ import type { Session } from '../session/index.ts'
 import { MessageStream } from '../session/index.ts'
 import {
   encodeSignal,
+  LINK_BYTES,
   MAX_RENDEZVOUS_MESSAGE_BYTES,
   RENDEZVOUS_PROTOCOL,
   type RendezvousReply,
@@ -28,12 +34,22 @@ export interface RegisterOptions {
   /** False: only dial; others are told that we are not online. */
   readonly listed: boolean
   readonly onOffer: OfferHandler
+  /** What registrations that follow each other have in common; see {@link Rendezvous.newLink}. @default none */
+  readonly link?: Uint8Array
+  /** The rendezvous is going away, in `ms` at the latest; the registration stands until then. Called once. */
+  readonly onMoving?: (ms: number) => void
   readonly signal: AbortSignal
 }
 
 interface Waiting<T> {
   resolve(value: T): void
   reject(error: PeerlineError): void
+}
+
+/** An offer that waits for its answer; `home` is the registration that it waits at. */
+interface Exchange extends Waiting<Uint8Array> {
+  readonly offer: SignalMessage
+  home: Rendezvous
 }
 
 /** A registration. It ends with its session. */
@@ -50,10 +66,14 @@ export class Rendezvous implements Signaling {
   #tellEnded!: (error: PeerlineError) => void
   readonly #messages: MessageStream
   readonly #options: RegisterOptions
-  readonly #waiting = new Map<string, Waiting<Uint8Array>>()
+  readonly #waiting = new Map<string, Exchange>()
   #openOffers = 0
   #ended: PeerlineError | undefined
-  #tellRegistered: Waiting<void> | undefined
+  #registered = false
+  #moving = false
+  #heardAt = performance.now()
+  /** Who waits for the next `registered`. */
+  readonly #registering = new Set<Waiting<void>>()
 
   private constructor(stream: Awaited<ReturnType<Session['open']>>, options: RegisterOptions) {
     this.name = options.name
@@ -63,34 +83,82 @@ export class Rendezvous implements Signaling {
     })
     this.#messages = new MessageStream(stream, {
       maxBytes: MAX_RENDEZVOUS_MESSAGE_BYTES,
-      onMessage: (message) => this.#onReply(readRendezvousReply(message)),
+      onMessage: (message) => {
+        this.#heardAt = performance.now()
+        const reply = readRendezvousReply(message)
+        if (reply !== undefined) this.#onReply(reply)
+      },
       onEnd: (error) =>
         this.#end(error ?? new PeerlineError('ERR_PEERLINE_CLOSED', `${options.name} ended the registration`)),
     })
   }
 
+  /** A new link: what each registration of it tells the rendezvous. */
+  static newLink(): Uint8Array {
+    return new Uint8Array(randomBytes(LINK_BYTES))
+  }
+
   /**
    * Registers with the rendezvous at the other end of `session`.
-   * @throws PeerlineError what ended the stream (`ERR_PEERLINE_NO_PROTOCOL` when the peer is no rendezvous), or what the
-   *   signal says
+   * @throws PeerlineError what ended the stream (`ERR_PEERLINE_NO_PROTOCOL` when the peer is no rendezvous),
+   *   `ERR_PEERLINE_BUSY` when it is going away, or what the signal says
    */
   static async register(session: Session, options: RegisterOptions): Promise<Rendezvous> {
     const rendezvous = new Rendezvous(await session.open(RENDEZVOUS_PROTOCOL, options), options)
-    const registered = new Promise<void>((resolve, reject) => {
-      rendezvous.#tellRegistered = { resolve, reject }
-    })
-    const onAbort = () => rendezvous.#end(abortError(options.signal, `registering with ${options.name}`))
-    options.signal.addEventListener('abort', onAbort)
     try {
-      if (rendezvous.#ended !== undefined) throw rendezvous.#ended
-      await rendezvous.#messages.send({ t: 'register', listed: options.listed })
-      await registered
-    } finally {
-      options.signal.removeEventListener('abort', onAbort)
-      rendezvous.#tellRegistered = undefined
-      registered.catch(() => {})
+      await rendezvous.refresh(options)
+    } catch (error) {
+      if (options.signal.aborted) rendezvous.#end(abortError(options.signal, `registering with ${options.name}`))
+      throw error
     }
     return rendezvous
+  }
+
+  /** It goes away soon: signals still pass. */
+  get moving(): boolean {
+    return this.#moving
+  }
+
+  /** ms since the rendezvous was last heard here. */
+  get silentMs(): number {
+    return performance.now() - this.#heardAt
+  }
+
+  /**
+   * Registers once more: of several registrations of this peer it is the newest then. Resolves when the rendezvous has
+   * answered, so it shows that it is there.
+   * @throws PeerlineError what ended the registration, or what the signal says
+   */
+  async refresh({ signal }: { signal: AbortSignal }): Promise<void> {
+    if (signal.aborted) throw abortError(signal, `registering with ${this.name}`)
+    if (this.#ended !== undefined) throw this.#ended
+    const { listed, link } = this.#options
+    let onAbort: (() => void) | undefined
+    let waiting: Waiting<void> | undefined
+    const registered = new Promise<void>((resolve, reject) => {
+      waiting = { resolve, reject }
+      this.#registering.add(waiting)
+      onAbort = () => reject(abortError(signal, `registering with ${this.name}`))
+      signal.addEventListener('abort', onAbort)
+    })
+    try {
+      this.#send({ t: 'register', listed, ...(link === undefined ? {} : { link }) })
+      await registered
+    } finally {
+      signal.removeEventListener('abort', onAbort!)
+      this.#registering.delete(waiting!)
+    }
+  }
+
+  /** This registration is to end, and `next` takes its place: what waits for an answer asks for it there. */
+  handOver(next: Rendezvous): void {
+    if (next.#ended !== undefined) return
+    for (const [key, exchange] of this.#waiting) {
+      this.#waiting.delete(key)
+      exchange.home = next
+      next.#waiting.set(key, exchange)
+      next.#send(encodeSignal(exchange.offer))
+    }
   }
 
   exchange(
@@ -110,9 +178,11 @@ export class Rendezvous implements Signaling {
       const done = () => {
         clearTimeout(timer)
         signal.removeEventListener('abort', onAbort)
-        this.#waiting.delete(key)
+        waiting.home.#waiting.delete(key)
       }
-      const waiting: Waiting<Uint8Array> = {
+      const waiting: Exchange = {
+        offer: { t: 'offer', peer: to, id: requestId, data: offer },
+        home: this,
         resolve: (answer) => {
           done()
           resolve(answer)
@@ -129,12 +199,12 @@ export class Rendezvous implements Signaling {
       )
       signal.addEventListener('abort', onAbort)
       this.#waiting.set(key, waiting)
-      this.#send({ t: 'offer', peer: to, id: requestId, data: offer })
+      this.#send(encodeSignal(waiting.offer))
     })
   }
 
-  #send(message: SignalMessage): void {
-    this.#messages.send(encodeSignal(message)).catch((error) => this.#end(error))
+  #send(message: unknown): void {
+    this.#messages.send(message).catch((error) => this.#end(error))
   }
 
   #onReply(reply: RendezvousReply): void {
@@ -143,7 +213,11 @@ export class Rendezvous implements Signaling {
         this.observed = reply.observed
         this.clockOffsetMs = reply.now - Date.now()
         this.reflectors = reply.reflectors
-        this.#tellRegistered?.resolve()
+        this.#registered = true
+        for (const waiting of [...this.#registering]) waiting.resolve()
+        break
+      case 'moving':
+        this.#onMoving(reply.ms)
         break
       case 'answer':
         this.#waiting.get(toHex(reply.id))?.resolve(reply.data)
@@ -157,12 +231,23 @@ export class Rendezvous implements Signaling {
     }
   }
 
+  #onMoving(ms: number): void {
+    if (this.#moving) return
+    this.#moving = true
+    // Said to whoever comes now, it is a refusal.
+    if (!this.#registered) {
+      const { name } = this.#options
+      return this.#end(new PeerlineError('ERR_PEERLINE_BUSY', `${name} is going away, and takes nobody in any more`))
+    }
+    this.#options.onMoving?.(ms)
+  }
+
   async #onOffer(offer: SignalMessage): Promise<void> {
     if (this.#openOffers >= MAX_OPEN_OFFERS || !this.#options.listed) return
     this.#openOffers++
     try {
       const answer = await this.#options.onOffer(offer.data)
-      if (answer !== undefined) this.#send({ t: 'answer', peer: offer.peer, id: offer.id, data: answer })
+      if (answer !== undefined) this.#send(encodeSignal({ ...offer, t: 'answer', data: answer }))
     } finally {
       this.#openOffers--
     }
@@ -171,8 +256,9 @@ export class Rendezvous implements Signaling {
   #end(error: PeerlineError): void {
     if (this.#ended !== undefined) return
     this.#ended = error
+    this.#messages.reset()
     this.#tellEnded(error)
-    this.#tellRegistered?.reject(error)
+    for (const waiting of [...this.#registering]) waiting.reject(error)
     for (const waiting of [...this.#waiting.values()]) waiting.reject(error)
   }
 }

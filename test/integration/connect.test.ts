@@ -138,9 +138,9 @@ describe('changing paths under a transfer', () => {
     expect(session.path).toBe('tcp')
   })
 
-  test('a session whose every path is lost fails with one typed error on both sides', async () => {
+  test('a session whose every path is lost, and that may not wait for another, fails with one typed error on both sides', async () => {
     const sockets = watchSockets()
-    const [a, b] = [await startPeer(), await startPeer()]
+    const [a, b] = [await startPeer({ reconnectMs: 0 }), await startPeer({ reconnectMs: 0 })]
     const session = await a.connect(b.id, { addresses: b.addresses })
     let arrived: () => void = () => {}
     const arrival = new Promise<void>((resolve) => (arrived = resolve))

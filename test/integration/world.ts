@@ -1,12 +1,13 @@
 /**
  * A small world on loopback: a server, peers, and a hand on the TCP connections between them.
  */
-import diagnostics from 'node:diagnostics_channel'
 import http from 'node:http'
 import type net from 'node:net'
 import { onTestFinished } from 'vitest'
 import { Peer, type PeerOptions } from '../../src/index.ts'
 import { Server, type ServerOptions } from '../../src/server/index.ts'
+
+export { watchSockets } from '../../src/connect/watch-sockets.compliance.ts'
 
 /** Starts a server that ends with the test. */
 export async function startServer(options: ServerOptions = {}): Promise<Server> {
@@ -31,19 +32,6 @@ export async function startWorld(
   const b = await startPeer({ rendezvous: [server.url], ...options.b })
   await Promise.all([a.online(), b.online()])
   return { server, a, b }
-}
-
-/** Every TCP connection that this process dials from now on, until the test ends: a hand to cut them with. */
-export function watchSockets(): net.Socket[] {
-  const sockets: net.Socket[] = []
-  const onSocket = (message: unknown) => {
-    sockets.push((message as { socket: net.Socket }).socket)
-  }
-  diagnostics.subscribe('net.client.socket', onSocket)
-  onTestFinished(() => {
-    diagnostics.unsubscribe('net.client.socket', onSocket)
-  })
-  return sockets
 }
 
 /** Cuts the connections to `port`, as a router that reboots does: no goodbye. */
