@@ -69,6 +69,11 @@ export class Bonds {
     return [...(this.#byPeer.get(peer) ?? [])]
   }
 
+  /** Sessions with peers, not those with servers that we dialled as such. */
+  get filed(): Session[] {
+    return [...this.#byPeer.values()].flatMap((sessions) => [...sessions])
+  }
+
   /** @param filed it is to be found by its peer id */
   add(bond: Bond, filed: boolean): void {
     const { session } = bond

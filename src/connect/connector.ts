@@ -161,6 +161,11 @@ export class Connector {
     return [...this.#bonds].map(({ session }) => session)
   }
 
+  /** Those with peers: without the ones with servers that we dialled as such. */
+  get peerSessions(): Session[] {
+    return this.#bonds.filed
+  }
+
   /** The newest usable session with a peer. */
   find(peer: PeerId): Session | undefined {
     const sessions = this.#bonds.of(peer).filter((session) => session.state !== 'closing')

@@ -5,9 +5,7 @@ import {
   type BirthdayBudget,
   type Candidate,
   Connector,
-  parseServerAddress,
   parseServerUrl,
-  Reservation,
   untilAborted,
   type Via,
   type WebRtcSetup,
@@ -21,9 +19,11 @@ import type { FramedPath } from '../path/index.ts'
 import { Firewall, type FirewallOptions } from '../policy/firewall.ts'
 import { type RequestHandler, type RequestOptions, request, serveRequest } from '../protocol/index.ts'
 import { type PathTiming, type Session, type Stream, StreamCode, TypedEventTarget } from '../session/index.ts'
-import { Lan } from '../signaling/index.ts'
+import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan } from '../signaling/index.ts'
+import { Introducer } from './introducer.ts'
 import { Listener } from './listener.ts'
 import { Reachability } from './reachability.ts'
+import { type ChosenRelay, Relays } from './relays.ts'
 import { RendezvousLink } from './rendezvous-link.ts'
 
 /** ms for a dial from first to last, when the caller sets no signal of its own. */
@@ -34,6 +34,9 @@ const PORT_ATTEMPTS = 4
 
 /** ms that every path gets to answer when this machine has other addresses: a slow round trip, and one loss. */
 const CHANGED_MS = 2_000
+
+/** ms that a rendezvous gets before mutual peers are asked: nobody need learn then whom we dial. */
+const INTRODUCTION_DELAY_MS = 500
 
 /** ms that known addresses get before the rendezvous is asked as well. */
 const DIRECT_FIRST_MS = 3_000
@@ -73,6 +76,13 @@ export interface PeerOptions {
   readonly webrtc?: Partial<WebRtcSetup> | false
   /** The search for the way to a NAT with random ports: its budget, or false for none. @default 256 sockets, 1,000 probes/s, 5 s */
   readonly birthday?: BirthdayBudget | false
+  /**
+   * Pass offers and answers, unread, between peers that this one has sessions with; a function says for which two.
+   * @default false
+   */
+  readonly introduce?: boolean | ((from: PeerId, to: PeerId) => boolean)
+  /** Be found through peers that introduce, as by a rendezvous. @default true */
+  readonly introducible?: boolean
   /** @internal Takes paths that ask for a circuit: what makes a relay. */
   readonly onCircuit?: (path: FramedPath, circuit: Uint8Array) => void
   /**
@@ -95,7 +105,7 @@ export interface ConnectOptions {
    */
   readonly via?: Via
   /** The relay to use, by its URL, before others; `exclusive`: no other, and no direct path. @default those of the rendezvous */
-  readonly relay?: { readonly url: string; readonly exclusive?: boolean }
+  readonly relay?: ChosenRelay
   /** Ends the attempt. @default after 30 s */
   readonly signal?: AbortSignal
 }
@@ -144,8 +154,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly #reachability: Reachability
   #lan: Lan | undefined
   #stopWatching: (() => void) | undefined
-  /** Reservations at relays that were chosen for a dial, by address. */
-  readonly #chosenRelays = new Map<string, Promise<Reservation>>()
+  readonly #relays: Relays
+  readonly #introductions: Introductions
   /** The latest failure of each link, for whoever waits to be online. */
   readonly #failures = new Map<string, PeerlineError>()
   readonly #closing = new AbortController()
@@ -178,7 +188,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       reconnectMs: options.reconnectMs,
       timing: options.timing,
       standbyRelay: options.standbyRelay ?? true,
-      relays: (signal) => this.#relays(undefined, signal),
+      relays: (signal) => this.#relays.find(undefined, signal),
       hurry: () => {
         for (const link of this.#links) link.hurry()
       },
@@ -186,6 +196,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       signaling: ({ hidden }) => [
         // Who is heard on the local network has told its address.
         ...(hidden || this.#lan === undefined ? [] : [this.#lan]),
+        ...(this.#introductions.introducers === 0 ? [] : [this.#introductions]),
         ...this.#links.flatMap(({ rendezvous }) => rendezvous ?? []),
       ],
       vantage: () => this.#reachability.view(),
@@ -199,6 +210,30 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       onCircuit: options.onCircuit,
       maxSessions: options.maxSessions,
     })
+    this.#relays = new Relays({
+      links: () => this.#links,
+      dial: (url, signal) => this.#connector.dialServer(url, { signal }),
+    })
+    this.#introductions = new Introductions({
+      introducers: () => this.#connector.peerSessions,
+      onOffer: (offer, { travelMs }) => this.#connector.answer(offer, { travelMs }),
+      listed: options.listed ?? true,
+      delayMs: () => (this.#links.some(({ rendezvous }) => rendezvous !== undefined) ? INTRODUCTION_DELAY_MS : 0),
+    })
+    this.#offerIntroductions(options)
+  }
+
+  /** Takes part in introductions, as far as its owner wants that. */
+  #offerIntroductions({ introduce = false, introducible = true }: PeerOptions): void {
+    if (introducible) {
+      this.#handlers.set(INTRODUCED_PROTOCOL, (stream, context) => this.#introductions.serve(stream, context))
+    }
+    if (!introduce) return
+    const introducer = new Introducer({
+      sessionWith: (peer) => this.#connector.find(peer),
+      allow: typeof introduce === 'function' ? introduce : () => true,
+    })
+    this.#handlers.set(INTRODUCE_PROTOCOL, (stream, context) => introducer.serve(stream, context))
   }
 
   /**
@@ -417,41 +452,15 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     }
     if (this.#links.length > 0) {
       await this.online({ signal }).catch((error) => {
-        // The local network answers by itself, should no rendezvous be reached.
-        if (this.#lan === undefined || signal.aborted) throw error
+        // The local network, and mutual peers, answer by themselves, should no rendezvous be reached.
+        if ((this.#lan === undefined && this.#introductions.introducers === 0) || signal.aborted) throw error
       })
     }
     // Without a relay there is no second chance to say where we are: it must be known when the offer goes out.
     if (via !== 'auto' && via !== 'relay') await untilAborted(this.settled(), signal, `dialling ${id}`)
-    const relays = via === 'auto' || via === 'relay' ? (given: AbortSignal) => this.#relays(relay, given) : undefined
+    const relays =
+      via === 'auto' || via === 'relay' ? (given: AbortSignal) => this.#relays.find(relay, given) : undefined
     return this.#connector.dial(id, { via, relays, exclusive: relay?.exclusive, signal })
-  }
-
-  /** Where circuits for a dial may be had: at the chosen relay, and at those of the rendezvous unless that is exclusive. */
-  async #relays(chosen: ConnectOptions['relay'], signal: AbortSignal): Promise<Reservation[]> {
-    const own = this.#links.flatMap(({ reservation }) => (reservation?.live ? reservation : []))
-    if (chosen === undefined) return own
-    const { address } = parseServerAddress(chosen.url)
-    const first =
-      own.find((reservation) => reservation.address === address) ?? (await this.#reserveAt(chosen.url, signal))
-    return chosen.exclusive ? [first] : [first, ...own.filter((reservation) => reservation !== first)]
-  }
-
-  /** A reservation at a relay that is none of our rendezvous; kept for the next dial. */
-  async #reserveAt(text: string, signal: AbortSignal): Promise<Reservation> {
-    const url = parseServerUrl(text)
-    const known = this.#chosenRelays.get(url.address)
-    if (known !== undefined) {
-      const reservation = await known.catch(() => undefined)
-      if (reservation?.live) return reservation
-    }
-    const reserving = this.#connector.dialServer(url, { signal }).then(async (session) => {
-      session.addEventListener('close', () => this.#chosenRelays.delete(url.address))
-      return Reservation.reserve(session, url.address, { signal })
-    })
-    this.#chosenRelays.set(url.address, reserving)
-    reserving.catch(() => this.#chosenRelays.delete(url.address))
-    return reserving
   }
 
   /**

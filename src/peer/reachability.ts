@@ -73,6 +73,7 @@ export class Reachability {
   #tcpView: TransportView = UNKNOWN
   #mapper: PortMapper | undefined
   #reflectors: readonly SocketAddress[] = []
+  #lastTcpPort: number | undefined
   #observing: Promise<void> | undefined
   #keepTimer: ReturnType<typeof setInterval> | undefined
   #keepAliveMs = KEEP_ALIVE_MS
@@ -123,8 +124,10 @@ export class Reachability {
   /** What is known now. */
   view(): Vantage {
     const link = this.#options.links().find(({ rendezvous }) => rendezvous !== undefined)
+    // Without a rendezvous the port that was last mapped is as good a guess as any.
+    this.#lastTcpPort = link?.localPort ?? this.#lastTcpPort
     return {
-      candidates: this.#candidates(link),
+      candidates: this.#candidates(this.#lastTcpPort),
       nat: {
         // A NAT that gives every flow over UDP a new port does so over TCP, as far as anybody has seen.
         tcp: this.#tcpView.mapping === 'unknown' ? counted(this.#udpView.mapping) : this.#tcpView.mapping,
@@ -132,7 +135,7 @@ export class Reachability {
         step: this.#udpView.step ?? this.#tcpView.step ?? 0,
       },
       rendezvousRttMs: shortest(link?.rttMs, this.#udpView.rttMs, this.#tcpView.rttMs),
-      tcpPort: link?.localPort,
+      tcpPort: this.#lastTcpPort,
       udp: this.#udp,
       reflectors: this.#reflectors,
     }
@@ -148,7 +151,7 @@ export class Reachability {
     return this.#mapper?.mappings ?? []
   }
 
-  #candidates(link: RendezvousLink | undefined): Candidate[] {
+  #candidates(tcpPort: number | undefined): Candidate[] {
     const loopback = this.#options.loopback()
     const found: Candidate[] = this.#options.listeners().flatMap((listener) => listener.candidates(loopback))
     for (const { protocol, external, reachable } of this.portMappings) {
@@ -162,11 +165,11 @@ export class Reachability {
       else for (const { host } of own) found.push({ kind: 'udp', host, port })
       for (const { host, port } of this.#udpView.mapped) found.push({ kind: 'udp-srflx', host, port })
     }
-    if (link?.localPort !== undefined) {
+    if (tcpPort !== undefined) {
       for (const { host, port } of this.#tcpView.mapped) found.push({ kind: 'tcp-so', host, port })
       // IPv6 is not mapped as a rule, but firewalled: the same port, opened from both sides.
       for (const { host, family, scope } of own) {
-        if (family === 6 && scope === 'public') found.push({ kind: 'tcp-so', host, port: link.localPort })
+        if (family === 6 && scope === 'public') found.push({ kind: 'tcp-so', host, port: tcpPort })
       }
     }
     const seen = new Set<string>()
@@ -345,6 +348,7 @@ export class Reachability {
   async networkChanged(): Promise<void> {
     this.#udpView = UNKNOWN
     this.#tcpView = UNKNOWN
+    this.#lastTcpPort = undefined
     this.#measured = false
     this.#looks = 0
     this.#observed = false
