@@ -118,7 +118,7 @@ describe('an attempt', () => {
       const { candidates } = decodeDescription(offer.description, 'offer')
       const seen = tampered(offer.description, 'offer', { candidates: [{ ...candidates[0]!, type, host }] })
       const answer = await WebRtcAttempt.answer(seen, options())
-      const added = vi.spyOn(Loopback.prototype, 'addIceCandidate').mockResolvedValue()
+      const added = vi.spyOn(Loopback.prototype, 'addIceCandidate').mockResolvedValue(undefined)
       closers.push(async () => added.mockRestore())
       const connecting = answer.connectPipe().catch((error: PeerlineError) => error.code)
       expect(added).toHaveBeenCalledTimes(sent)

@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import type { Datagrams } from './datagrams.ts'
 import { FrameWriter, MAX_DATAGRAM_BYTES } from './frame.ts'
@@ -291,10 +291,20 @@ describe('the end of the session', () => {
     const sends = [1, 2, 3, 4].map(() => codeOf(from.send(noise(100))))
     await settle()
     const [receiving, iterating] = [codeOf(from.receive()), codeOf(to[Symbol.asyncIterator]().next())]
-    world.stop()
-    expect(await receiving).toBe('ERR_PEERLINE_CLOSED')
-    expect(await iterating).toBe('ERR_PEERLINE_CLOSED')
-    expect(await Promise.all(sends)).toContain('ERR_PEERLINE_CLOSED')
+    for (const session of world.sessions) session.abort(new PeerlineError('ERR_PEERLINE_PATH_LOST', 'gone'))
+    expect(await receiving).toBe('ERR_PEERLINE_PATH_LOST')
+    expect(await iterating).toBe('ERR_PEERLINE_PATH_LOST')
+    expect((await Promise.all(sends)).slice(-2)).toEqual(['ERR_PEERLINE_PATH_LOST', 'ERR_PEERLINE_PATH_LOST'])
+  })
+
+  it('that has begun takes no more', async () => {
+    const { from, link } = await openWorld()
+    link.held[1] = true
+    void (await world.sessions[0].open('/tail/1')).end(noise(1_000))
+    const closing = world.sessions[0].close()
+    expect(await codeOf(from.send(noise(1)))).toBe('ERR_PEERLINE_CLOSED')
+    link.held[1] = false
+    await world.settled(closing)
   })
 
   it('is told to whoever asks for datagrams later', async () => {
@@ -352,14 +362,14 @@ describe('datagrams and bulk data', () => {
   })
 
   it('a flood does not hold up acknowledgements: the other direction goes on', async () => {
-    const { from, streams } = await openWorld({ delayMs: 20, bytesPerMs: 200, bufferBytes: 65_536 })
+    const { from, streams } = await openWorld({ delayMs: 20, bytesPerMs: 2_000, bufferBytes: 16_384 })
     flood(from, 1_000)
     const back = await world.sessions[1].open('/back/1')
     const poured = pour(back, 65_536)
     await world.run(() => streams.length === 1)
     const got = drain(streams[0]!)
     await world.pass(5_000, 5)
-    expect(got()).toBeGreaterThan(500_000)
+    expect(got()).toBeGreaterThan(4_000_000)
     expect(poured()).toBeLessThanOrEqual(got() + 4_000_000)
   })
 })
@@ -411,15 +421,67 @@ describe('a path that is slower than its sender', () => {
     expect(to.counts.received * 10_000).toBeGreaterThan(6_000_000)
   })
 
+  it('and one that is fast takes a burst in turns, with others between', async () => {
+    const { from, link } = await openWorld({ delayMs: 50, bytesPerMs: 5_000 })
+    const burst = () => {
+      for (let n = 0; n < 60; n++) void from.send(noise(10_000))
+    }
+    // Without a pause long enough for the link to begin slowly again.
+    for (let ms = 0; ms < 5_000; ms += 250) {
+      burst()
+      await world.pass(250, 5)
+    }
+    const sent = () => from.counts.sent * 10_000
+    // From here on nothing arrives, and no answer comes.
+    link.dead.fill(true)
+    const before = sent()
+    burst()
+    const turns: number[] = []
+    while (turns.length < 4) {
+      vi.advanceTimersByTime(turns.length === 0 ? 0 : 1)
+      turns.push(sent() - before)
+      await settle()
+    }
+    expect(turns[0]).toBeGreaterThan(200_000)
+    expect(turns[0]).toBeLessThan(300_000)
+    expect(turns[3]).toBe(600_000)
+  })
+
+  it('of another path says nothing of the next: that begins anew', async () => {
+    const { from, to, link } = await openWorld()
+    link.dead.fill(true)
+    flood(from, 1_000)
+    await world.pass(200, 5)
+    link.cut()
+    world.connect('relay')
+    const before = performance.now()
+    await world.run(() => to.counts.received > 100)
+    expect(performance.now() - before).toBeLessThan(500)
+  })
+
+  it('whose answers do not come, since the other side is busy sending, goes on all the same', async () => {
+    const { from, to, link } = await openWorld()
+    const back = await world.sessions[1].open('/back/1')
+    // Pongs are lost; other records come.
+    link.tap = (message, side) => (side === 0 && message[0]! >= 0x80 ? [] : [message])
+    flood(from, 1_000)
+    for (let ms = 0; ms < 10_000; ms += 100) {
+      void back.write(noise(100))
+      await world.pass(100)
+    }
+    expect(link.ended).toBe(false)
+    expect(to.counts.received).toBeGreaterThan(80)
+  })
+
   it('that has died is noticed by datagrams alone', async () => {
     const { from, link } = await openWorld()
     const relay = world.connect('relay')
     await world.pass(2_000)
     link.dead[1] = true
     const sides: Side[] = [0, 1]
-    for (let ms = 0; ms < 8_000; ms += 50) {
-      void from.send(noise(100))
-      await world.pass(50)
+    for (let ms = 0; ms < 8_000; ms += 200) {
+      void from.send(noise(1))
+      await world.pass(200)
     }
     expect(sides.map((side) => link.ends[side].ended)[0]).toBe(true)
     expect(world.sessions[0].path).toBe('relay')

@@ -86,11 +86,18 @@ export class Datagrams implements AsyncIterable<Uint8Array> {
 
   /**
    * Sends one, from a copy: `data` may be used again at once. True when it will go out, if the session lives and nothing
-   * drops it meanwhile; false when the policy dropped it here and now. With `block` it waits for room.
+   * drops it meanwhile; false when the policy dropped it here and now. With `block` it waits for room. Who sends without
+   * waiting may ignore the promise, its failure included.
    * @throws PeerlineError `ERR_PEERLINE_TOO_LARGE` above 64 KiB, `ERR_PEERLINE_LIMIT` when 1,024 calls wait for room,
    *   what ended the session, or what the signal says
    */
-  async send(data: Uint8Array, options: { signal?: AbortSignal } = {}): Promise<boolean> {
+  send(data: Uint8Array, options: { signal?: AbortSignal } = {}): Promise<boolean> {
+    const sending = this.#send(data, options)
+    sending.catch(() => {})
+    return sending
+  }
+
+  async #send(data: Uint8Array, options: { signal?: AbortSignal }): Promise<boolean> {
     if (data.length > MAX_DATAGRAM_BYTES) {
       const text = `a datagram has at most ${MAX_DATAGRAM_BYTES} bytes, not ${data.length}`
       throw new PeerlineError('ERR_PEERLINE_TOO_LARGE', text)

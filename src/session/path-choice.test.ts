@@ -249,7 +249,8 @@ describe('a trial', () => {
       Math.max(...took.filter(({ at }) => at >= from && at < to).map(({ ms }) => ms))
     const before = worst(began - 400, began - 100)
     expect(before).toBeGreaterThan(100)
-    expect(worst(began - 100, began + 1_000)).toBeLessThan(before + 400)
+    // What fills the buffers when the trial begins, more and more until then, goes out first.
+    expect(worst(began - 100, began + 1_000)).toBeLessThan(before + 500)
   })
 })
 

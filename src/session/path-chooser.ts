@@ -10,7 +10,17 @@
 import type { PathKind } from '../path/index.ts'
 import { formatRate, type PathLog } from './path-log.ts'
 import { LOW_RTT_MS, METER_FROM_BYTES, PathMeter, TICK_MS } from './path-meter.ts'
-import { choosePath, DRAIN_TIMEOUT_MS, FOLLOW_HOLD_MS, isDirect, type PathState, shouldFollow } from './paths.ts'
+import {
+  choosePath,
+  DRAIN_TIMEOUT_MS,
+  FOLLOW_HOLD_MS,
+  isDirect,
+  isLate,
+  PATH_TIMING,
+  type PathState,
+  type PathTiming,
+  shouldFollow,
+} from './paths.ts'
 
 /**
  * What is in the buffers of a path that is left arrives by itself, and holds up what comes behind it. When that takes longer
@@ -19,7 +29,10 @@ import { choosePath, DRAIN_TIMEOUT_MS, FOLLOW_HOLD_MS, isDirect, type PathState,
  */
 const SHORT_TAIL_MS = 300
 const LONG_TAIL_MS = 1_000
-const LITTLE_BYTES = 1_048_576
+const LITTLE_BYTES = 2_097_152
+
+/** Bytes that are sent again without a second thought. */
+const TINY_BYTES = 16_384
 
 /** What `path` events say. */
 export interface PathChange {
@@ -65,6 +78,7 @@ export interface ChooserHost {
 export class PathChooser {
   readonly #host: ChooserHost
   readonly #log: PathLog
+  readonly #timing: PathTiming
   readonly #meter = new PathMeter()
   #active: PathState | undefined
   /** What measuring, or the other side, showed to be better than its kind says. */
@@ -85,9 +99,10 @@ export class PathChooser {
   #other: PathState | undefined
   #records = 0
 
-  constructor(host: ChooserHost, log: PathLog) {
+  constructor(host: ChooserHost, log: PathLog, timing: Partial<PathTiming> = {}) {
     this.#host = host
     this.#log = log
+    this.#timing = { ...PATH_TIMING, ...timing }
   }
 
   /** The path in use. */
@@ -202,6 +217,8 @@ export class PathChooser {
   /** Sees to what went on a path and is not acknowledged. */
   #leave(before: PathState): void {
     if (before.unackedBytes === 0 || before.stage !== 'proven') return
+    // Costs nothing, and what is sent from now on waits for nothing.
+    if (before.unackedBytes <= TINY_BYTES) return this.#host.load().takeBack(before)
     const tailMs = before.rate === undefined ? 0 : before.unackedBytes / before.rate
     const slow = tailMs > (before.unackedBytes <= LITTLE_BYTES ? SHORT_TAIL_MS : LONG_TAIL_MS)
     if (!slow && before.suspect !== 'silent') return
@@ -271,6 +288,7 @@ export class PathChooser {
       inFlight,
       waiting: inFlight && (load.held || !used.path.writable),
       acked: load.acked,
+      late: isLate(used, now, this.#timing),
       elsewhere: load.oldestPath === used ? undefined : load.oldestPath,
     })
     used.rate = this.#meter.rate ?? used.rate

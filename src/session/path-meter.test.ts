@@ -66,7 +66,16 @@ class Bench {
         this.acked++
       }
       const { now, used, waiting, inFlight, acked, elsewhere } = this
-      const verdict = this.meter.tick({ now, used, rival: this.rival, waiting, inFlight, acked, elsewhere })
+      const verdict = this.meter.tick({
+        now,
+        used,
+        rival: this.rival,
+        waiting,
+        inFlight,
+        acked,
+        elsewhere,
+        late: false,
+      })
       if (verdict === 'stay') continue
       this.said.push([this.ms, verdict])
       if (verdict === 'knock') this.rival!.answeredAt = now + (rival?.minRttMs ?? 0)

@@ -144,6 +144,8 @@ export interface MeterLook {
   readonly waiting: boolean
   /** Records acknowledged so far: moves when anything does. */
   readonly acked: number
+  /** A ping on the path in use has gone unanswered for longer than an answer takes. */
+  readonly late: boolean
   /** The path on which the first unacknowledged record went, when that is not the one in use. */
   readonly elsewhere: MeteredPath | undefined
 }
@@ -277,7 +279,7 @@ export class PathMeter {
   #watch(look: MeterLook): MeterVerdict {
     const { now, used, rival } = look
     const rtt = roundTrip(look)
-    const stalled = now - this.#movedAt >= this.#patience(look, rtt) && now >= this.#holdUntil
+    const stalled = now - this.#movedAt >= this.#patience(look, rtt) && (now >= this.#holdUntil || look.late)
     if (stalled && look.elsewhere !== undefined) {
       this.#movedAt = now
       return 'gather'

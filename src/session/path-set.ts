@@ -12,15 +12,21 @@ import type { FrameWriter } from './frame.ts'
 import { type PathChange, PathChooser, type SendLoad } from './path-chooser.ts'
 import { type PathEvent, type PathInfo, PathLog } from './path-log.ts'
 import { type KeepAlive, PathWatch } from './path-watch.ts'
-import { Flaps, MAX_PATHS, newPathState, noteRtt, type PathState, type PathTiming } from './paths.ts'
+import {
+  FIRST_PING_MS,
+  FLOWING_BYTES,
+  Flaps,
+  MAX_PATHS,
+  newPathState,
+  noteRtt,
+  type PathState,
+  type PathTiming,
+} from './paths.ts'
 
 export type { PathChange, PathEvent, PathInfo }
 
 /** Path numbers remembered one by one: far more than may be under way at once, out of order. */
 const MAX_USED_PATHS = 64
-
-/** ms before the round trip of a new path is asked for by itself: what it was opened for goes first. */
-const FIRST_PING_MS = 500
 
 /** Bytes of ours before it on a path that is out of use, with which an acknowledgement rather takes the path in use. */
 const ACK_TAIL_BYTES = 262_144
@@ -93,6 +99,7 @@ export class PathSet {
         guard,
       },
       this.#log,
+      timing,
     )
     this.#watch = new PathWatch(
       {
@@ -287,11 +294,15 @@ export class PathSet {
 
   /**
    * Something came on the path that only the other side can have sent, and never before.
-   * @param ordered it was a record that is to be acknowledged
+   * @param bytes of a record that is to be acknowledged; 0: it was none
    */
-  heard(state: PathState, ordered = false): void {
+  heard(state: PathState, bytes = 0): void {
     const now = performance.now()
+    const ordered = bytes > 0
     state.heardAt = now
+    state.receivedBytes += bytes
+    // Should nothing more come, somebody must look.
+    if (ordered && state.receivedBytes - state.receivedBefore >= FLOWING_BYTES) this.#watch.soon()
     this.#watch.onHeard()
     if (ordered && state.stage !== 'retired') this.#fresh = state
     if (this.#host.closed()) return

@@ -151,7 +151,7 @@ describe('an acknowledgement', () => {
     relay.held.fill(true)
     await bulk.write(noise(70_000))
     await world.pass(100)
-    await stream.write(noise(10))
+    await stream.write(noise(20_000))
     await world.pass(10)
     world.connect('tcp')
     await world.run(() =>
@@ -163,7 +163,7 @@ describe('an acknowledgement', () => {
       relay.ends[0].queue.filter((message) => message![0]! >= 0x80 && message!.length < PING_BYTES).length
     const before = acks()
     relay.held[0] = false
-    await world.run(() => got === 10)
+    await world.run(() => got === 20_000)
     await world.pass(100)
     expect(acks()).toBe(before)
     relay.held[1] = false
@@ -460,5 +460,45 @@ describe('what a session tells of its paths', () => {
     }
     expect(world.sessions[0].pathHistory.length).toBe(32)
     expect(world.sessions[0].pathHistory.at(-1)).toMatchObject({ kind: 'tcp', what: 'lost' })
+  })
+})
+
+describe('who only receives', () => {
+  const big = 100_000
+
+  /** Side 1 has got much, and owes nothing but acknowledgements. */
+  async function received(): Promise<Link> {
+    let got = 0
+    const take = ({ length }: Uint8Array) => {
+      got += length
+    }
+    world = new World({ onStream: (stream) => stream.pipeTo({ data: take, end: () => {}, error: () => {} }) })
+    const link = await world.open('tcp')
+    const stream = await world.sessions[0].open('/bulk/1')
+    await world.pass(1_000)
+    void stream.write(noise(big))
+    await world.run(() => got === big)
+    await world.pass(100)
+    return link
+  }
+
+  it('notices within a second that nothing comes any more', async () => {
+    const link = await received()
+    link.dead.fill(true)
+    let troubles = 0
+    world.sessions[1].addEventListener('trouble', () => troubles++)
+    await world.pass(1_000)
+    expect(troubles).toBe(1)
+  })
+
+  it('asks once when all has come, and is content with the answer', async () => {
+    const link = await received()
+    const pings: number[] = []
+    link.tap = (message, to) => {
+      if (to === 0 && message[0]! >= 0x80 && message.length === PING_BYTES) pings.push(performance.now())
+      return [message]
+    }
+    await world.pass(5_000)
+    expect(pings.length).toBe(1)
   })
 })

@@ -13,6 +13,8 @@ import {
   CARE_MS,
   carePath,
   DRAIN_TIMEOUT_MS,
+  FIRST_PING_MS,
+  FLOWING_BYTES,
   findSurplus,
   isLate,
   KEEPALIVE_MS,
@@ -113,9 +115,12 @@ export class PathWatch {
     let rest = MAX_KEEPALIVE_MS
     let pinged = false
     let regained = false
+    let flowing = false
     for (const state of [...host.paths()]) {
       const keepAlive = this.#keepAlive[state.path.kind]
       rest = Math.min(rest, keepAlive / 4)
+      // Its round trip is still to be asked for.
+      if (state.rttMs === undefined && state.provenAt !== undefined) rest = Math.min(rest, FIRST_PING_MS)
       if (overslept || (state.pingedAt !== undefined && state.heardAt > state.pingedAt + keepAlive)) {
         state.pingedAt = undefined
       }
@@ -124,8 +129,13 @@ export class PathWatch {
         state.heardAt = Math.max(state.heardAt, now - keepAlive)
         state.suspectAt = now
       }
+      if (state.receivedBytes - state.receivedBefore >= FLOWING_BYTES) state.flowing = true
+      state.receivedBefore = state.receivedBytes
+      flowing ||= state.flowing
       switch (carePath(state, now, keepAlive, this.#timing)) {
         case 'ping':
+          // Asked once: an answer says that the other side has come to an end of what it had to say.
+          state.flowing = false
           this.ping(state, state.suspect === 'slow' ? DRAIN_TIMEOUT_MS : this.#timing.lostMs)
           break
         case 'lost':
@@ -145,7 +155,7 @@ export class PathWatch {
     const busy = host.busy()
     this.#busySince = busy ? (this.#busySince ?? now) : undefined
     if (this.#busySince !== undefined && now - this.#busySince >= BUSY_MS) host.onBusy()
-    this.soon(busy || pinged ? CARE_MS : rest)
+    this.soon(busy || pinged || flowing ? CARE_MS : rest)
   }
 
   /** An answer is late on the path in use: the others are asked as well, and when none answers, that is trouble. */

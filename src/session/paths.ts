@@ -52,6 +52,12 @@ export const KEEPALIVE_MS = 20_000
 export const MIN_KEEPALIVE_MS = 1_000
 export const MAX_KEEPALIVE_MS = 300_000
 
+/** ms before the round trip of a new path is asked for by itself: what it was opened for goes first. */
+export const FIRST_PING_MS = 500
+
+/** Bytes that come from one look to the next, from which on a path is taken to be in the middle of a transfer: 100 kB/s. */
+export const FLOWING_BYTES = 16_384
+
 /** How late a look may be, ms, before the process is taken to have slept. */
 export const OVERSLEPT_MS = 1_000
 
@@ -148,6 +154,11 @@ export interface PathState {
    */
   suspect: 'silent' | 'slow' | undefined
   suspectAt: number
+  /** Bytes of ordered records that came on it, and those of them that had come at the last look. */
+  receivedBytes: number
+  receivedBefore: number
+  /** Much came lately: when nothing does any more, that is either the end of it or that of the path. */
+  flowing: boolean
   /** Bytes of ordered records sent on it. */
   sentBytes: number
   /** Those of them that were acknowledged, and had gone on no other path. */
@@ -178,6 +189,9 @@ export function newPathState(path: Path, number: number, stage: PathStage): Path
     minRttMs: undefined,
     suspect: undefined,
     suspectAt: 0,
+    receivedBytes: 0,
+    receivedBefore: 0,
+    flowing: false,
     sentBytes: 0,
     deliveredBytes: 0,
     unackedBytes: 0,
@@ -307,9 +321,12 @@ export function carePath(
   if (state.pingedAt !== undefined && state.heardAt < state.pingedAt) {
     return now - state.pingedAt >= state.patienceMs ? 'lost' : 'nothing'
   }
-  const wanted = state.suspect !== undefined || (state.stage === 'proven' && state.rttMs === undefined)
+  const measured =
+    state.rttMs !== undefined || state.provenAt === undefined || now - state.provenAt < FIRST_PING_MS - 10
+  const wanted = state.suspect !== undefined || (state.stage === 'proven' && !measured)
   if (wanted && state.pingedAt === undefined) return 'ping'
   const silent = now - state.heardAt
   if (state.stage === 'attaching') return silent >= timing.lostMs ? 'lost' : 'nothing'
-  return silent >= (state.unackedBytes > 0 ? probeAfter(state, timing) : keepAliveMs) ? 'ping' : 'nothing'
+  const waiting = state.unackedBytes > 0 || state.flowing
+  return silent >= (waiting ? probeAfter(state, timing) : keepAliveMs) ? 'ping' : 'nothing'
 }

@@ -104,7 +104,7 @@ export class Receiver {
     }
     const arrival = this.#inbox.accept(message, number)
     if (arrival === 'forged' || arrival === 'overflow') return paths.spoilt(state)
-    if (arrival === 'taken') paths.heard(state, true)
+    if (arrival === 'taken') paths.heard(state, message.length)
     else paths.heardAgain(state)
     if (!this.#host.closed()) this.ackSoon()
   }
