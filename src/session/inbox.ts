@@ -70,9 +70,13 @@ export class Inbox {
     if (this.#next > 0) this.#ackDue = true
   }
 
-  /** The frames of a loose record, or undefined when it does not authenticate for this path. */
-  openLoose(record: Uint8Array, number: RecordNumber, pathNumber: number): Uint8Array | undefined {
-    return this.#opener.open(record, number, pathNumber)
+  /**
+   * The frames of a loose record, or what is wrong with it: `forged`, or `stale` when its key is gone, and nobody can say
+   * any more. A path that is slow enough has such ones on its way.
+   */
+  openLoose(record: Uint8Array, number: RecordNumber, pathNumber: number): Uint8Array | 'forged' | 'stale' {
+    const frames = this.#opener.open(record, number, pathNumber)
+    return frames ?? (this.#opener.knows(number.epoch) ? 'forged' : 'stale')
   }
 
   /** Takes an ordered record, and delivers it and what waited for it. */

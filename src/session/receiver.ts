@@ -94,7 +94,8 @@ export class Receiver {
     if (number.loose) {
       if (number.count <= state.lastLoose) return paths.spoilt(state)
       const frames = this.#inbox.openLoose(message, number, state.number)
-      if (frames === undefined) return paths.spoilt(state)
+      if (frames === 'stale') return
+      if (frames === 'forged') return paths.spoilt(state)
       state.lastLoose = number.count
       paths.heard(state)
       this.#reading = state

@@ -422,12 +422,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
       if (this.#paths.size > 0) return
       if (this.#farewell) return this.#finish(undefined)
       // Before the first is proven, the deadline for that counts.
-      if (this.#state === 'connecting' || this.#pathlessTimer !== undefined) return
-      this.#pathlessSince = performance.now()
-      this.#pathlessTimer = setTimeout(() => this.#pathless(error), this.#reconnectMs)
-      if (this.#state !== 'open' || this.#reconnectMs === 0) return
-      this.#state = 'reconnecting'
-      this.emit('reconnecting', { error })
+      if (this.#state !== 'connecting') this.#lostAll(error)
     },
     onTrouble: (trouble) => {
       if (trouble) this.emit('trouble', undefined)
@@ -450,6 +445,16 @@ export class Session extends TypedEventTarget<SessionEvents> {
         isPeerlineError(error) ? error : new PeerlineError('ERR_PEERLINE_PROTOCOL', unexpected, { cause: error }),
       )
     }
+  }
+
+  /** There is no path any more: another one has to come in time. */
+  #lostAll(error: PeerlineError | undefined): void {
+    if (this.#pathlessTimer !== undefined) return
+    this.#pathlessSince = performance.now()
+    this.#pathlessTimer = setTimeout(() => this.#pathless(error), this.#reconnectMs)
+    if (this.#state !== 'open' || this.#reconnectMs === 0) return
+    this.#state = 'reconnecting'
+    this.emit('reconnecting', { error })
   }
 
   #pathless(cause?: PeerlineError): void {
@@ -477,6 +482,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#stopPathlessTimer()
     this.#paths.announce()
     this.emit('open', { path: state.path.kind })
+    // What was sent on it as soon as it was proven may have shown that it had ended.
+    if (this.#paths.size === 0 && !this.#isClosed()) this.#lostAll(undefined)
   }
 
   #stopPathlessTimer(): void {
