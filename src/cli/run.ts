@@ -30,6 +30,8 @@ export interface RunOptions {
   readonly json?: boolean | undefined
   /** Being stopped is how this command ends: exit code 0. @default false: 130 or 143 */
   readonly endless?: boolean
+  /** ms that it has for what it does when it was stopped. @default 2,000 */
+  readonly stopMs?: number
 }
 
 /** Runs `body`; it may answer an exit code. Never rejects. */
@@ -43,7 +45,7 @@ export async function run(options: RunOptions, body: (running: Running) => Promi
     if (stopped !== undefined) return
     stopped = code
     stop.abort(new PeerlineError('ERR_PEERLINE_ABORTED', 'the command was interrupted'))
-    setTimeout(() => process.exit(code), STOP_MS).unref()
+    setTimeout(() => process.exit(code), options.stopMs ?? STOP_MS).unref()
   }
   const onSignal = (signal: NodeJS.Signals) => {
     const code = signal === 'SIGINT' ? EXIT.SIGINT : EXIT.SIGTERM

@@ -45,6 +45,23 @@ describe('an inbox', () => {
     expect(receiver.delivered).toEqual([0, 1])
   })
 
+  it('tells a forged loose record from one whose key is gone', () => {
+    const sealer = new Sealer(key)
+    const loose = () => Buffer.concat(sealer.loose(Uint8Array.of(7), 3))
+    const receiver = new Receiver()
+    const open = (record: Uint8Array) => receiver.inbox.openLoose(record, readNumber(record)!, 3)
+    const [first, second] = [loose(), loose()]
+    expect(open(first)).toEqual(Buffer.of(7))
+    for (let epoch = 0; epoch < 2; epoch++) {
+      sealer.advance()
+      expect(open(loose())).toEqual(Buffer.of(7))
+    }
+    expect(open(second)).toBe('stale')
+    const forged = loose()
+    forged[20]! ^= 1
+    expect(open(forged)).toBe('forged')
+  })
+
   it('holds 32 MiB of early records and no more, and as much again when those have gone', () => {
     const records = sealed(700, 65_536)
     const receiver = new Receiver()

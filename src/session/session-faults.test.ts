@@ -26,6 +26,32 @@ async function openWorld(options: WorldOptions = {}, kind: PathKind = 'tcp'): Pr
   return world.open(kind)
 }
 
+describe('a path that ends in the very message that its proof sets off', () => {
+  it('leaves a session that waits for another', async () => {
+    world = new World({ onStream: (stream) => void stream.write(noise(10)).catch(() => {}) })
+    const link = new Link('tcp', 'adopted')
+    world.links.push(link)
+    const [, end] = link.ends
+    // The answer to the record that proves it finds it broken.
+    end.send = () => {
+      end.end(undefined)
+      return false
+    }
+    const states: string[] = []
+    for (const state of ['open', 'reconnecting', 'reconnected'] as const)
+      world.sessions[1].addEventListener(state, () => states.push(state))
+    world.sessions[0].adopt(link.ends[0], true)
+    world.sessions[1].adopt(end, false)
+    await world.sessions[0].open('/x/1')
+    await world.run(() => end.ended)
+    expect([world.sessions[1].state, states]).toEqual(['reconnecting', ['open', 'reconnecting']])
+    link.cut()
+    world.connect('relay')
+    await world.run(() => states.includes('reconnected'))
+    expect(world.sessions[1].state).toBe('open')
+  })
+})
+
 describe('a spoilt path', () => {
   it.each([
     ['a flipped bit in a record', (message: Uint8Array) => [message.map((byte, at) => (at === 40 ? byte ^ 1 : byte))]],

@@ -161,6 +161,8 @@ export class Network implements LinkWatcher {
     const { link, side } = path
     const attaches = path.received === 0 && !link.adopted
     const number = attaches || this.#sides.over(side) ? 0 : this.wire.onArrival(side, message)
+    // An answer that takes longer than two keys last is none: that may be the end of a link on which all is well.
+    if (!attaches && this.wire.isStale(side, message)) link.faulted = true
     this.#world.note(
       'take',
       2 * link.index + side,

@@ -29,6 +29,8 @@ class Sent {
   /** The first that has not. */
   next = 0
   epoch = 0
+  /** The latest key with which anything came. */
+  epochCome = 0
 }
 
 export class Wire {
@@ -86,13 +88,20 @@ export class Wire {
     return count
   }
 
+  /** True when `side` cannot know the key of a record any more, or it was none. */
+  isStale(side: Side, message: Uint8Array): boolean {
+    const number = readNumber(message)
+    return number === undefined || number.epoch + 1 < this.#sent[other(side)].epochCome
+  }
+
   /** A record comes to `side`. */
   onArrival(side: Side, message: Uint8Array): number {
     const number = readNumber(message)
     if (number === undefined) return 0
-    const { count, loose } = number
-    if (loose) return -1 - count
+    const { count, loose, epoch } = number
     const sent = this.#sent[other(side)]
+    sent.epochCome = Math.max(sent.epochCome, epoch)
+    if (loose) return -1 - count
     if (sent.received[count] === true) {
       this.#coverage.count('duplicates received')
       return count
