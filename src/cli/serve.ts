@@ -2,7 +2,7 @@
  * `peerline serve`: rendezvous, relay and reflectors on one port.
  */
 import type { Command } from 'commander'
-import type { RelayLimits } from '../server/index.ts'
+import type { RelayLimits, Server } from '../server/index.ts'
 import {
   addIdentity,
   addJson,
@@ -14,10 +14,17 @@ import {
   type JsonOption,
   wholeNumber,
 } from './options.ts'
+import type { Output } from './output.ts'
 import { run, stopping } from './run.ts'
 
 /** ms for goodbyes, within what a stopped command has. */
 const CLOSE_MS = 1_500
+
+/** ms that a stopped command has beyond what it was told to drain. */
+const STOP_MS = 2_000
+
+/** Seconds to drain: several times what peers need to open another path. */
+const DRAIN_SECONDS = 10
 
 interface ServeOptions extends IdentityOption, JsonOption {
   readonly listen?: readonly string[]
@@ -32,6 +39,7 @@ interface ServeOptions extends IdentityOption, JsonOption {
   readonly relayBytes?: number
   readonly relayTime?: number
   readonly relayReservations?: number
+  readonly drain: number
 }
 
 export function addServeCommand(program: Command): void {
@@ -55,6 +63,12 @@ export function addServeCommand(program: Command): void {
     .option('--relay-bytes <bytes>', 'bytes that a circuit may carry in all (default: 64GiB)', byteCount)
     .option('--relay-time <seconds>', 'how long a circuit may last (default: 14400)', wholeNumber(1, 2_000_000))
     .option('--relay-reservations <n>', 'peers that may be relayed at once (default: 10000)', wholeNumber(1, 1_000_000))
+    .option(
+      '--drain <seconds>',
+      'when stopped, how long peers have to move before they are cut off; 0: at once',
+      wholeNumber(0, 3_600),
+      DRAIN_SECONDS,
+    )
   command.addHelpText(
     'after',
     `
@@ -62,13 +76,17 @@ Examples:
   peerline serve                                     port 4400 of every interface; prints the URL that peers need
   peerline serve --listen 127.0.0.1:0 --json         any free port of this machine, for scripts
   peerline serve --listen :443 --tls-cert chain.pem --tls-key key.pem --public-url wss://peer.example.org
+  peerline serve --drain 60                          a minute for relayed transfers to end or to find another way
   peerline serve --listen 192.0.2.1:4400 --alternate-host 192.0.2.2 --alternate-port 4401    tells peers all about their NAT
 
 The URL ends in #<peer id>, which is how peers know that it is the right server: keep the identity file.
+Stopped by SIGTERM or Ctrl-C it drains: peers are told to move, nobody new is let in, and circuits go on until all have
+left or the time of --drain is over. A second signal ends it at once.
 `,
   )
-  command.action((options: ServeOptions) =>
-    run({ ...options, endless: true }, async ({ out, signal }) => {
+  command.action((options: ServeOptions) => {
+    const running = { ...options, endless: true, stopMs: options.drain * 1_000 + STOP_MS }
+    return run(running, async ({ out, signal }) => {
       const { listen = [], publicUrl, tlsCert, tlsKey, relay, alternatePort, alternateHost } = options
       const { PeerlineError } = await import('../errors.ts')
       if (listen.length > 1) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a server listens on one address')
@@ -93,10 +111,20 @@ The URL ends in #<peer id>, which is how peers know that it is the right server:
       if (server.reflectors.length > 0) out.say(`reflecting also at: ${server.reflectors.join(', ')}`)
       out.say(`peers come in with: peerline up --rendezvous '${server.url}'`)
       await stopping(signal)
-      await server.close({ signal: AbortSignal.timeout(CLOSE_MS) })
+      await drain(server, options.drain, out)
       return undefined
-    }),
-  )
+    })
+  })
+}
+
+async function drain(server: Server, seconds: number, out: Output): Promise<void> {
+  const { peers, circuits } = server
+  if (seconds > 0 && peers + circuits > 0) {
+    out.event({ event: 'draining', peers, circuits, seconds })
+    const who = `${peers} ${peers === 1 ? 'peer' : 'peers'} and ${circuits} ${circuits === 1 ? 'circuit' : 'circuits'}`
+    out.say(`draining: ${who} have ${seconds} s to move; stop it again to end at once`)
+  }
+  await server.drain({ ms: seconds * 1_000, signal: AbortSignal.timeout(seconds * 1_000 + CLOSE_MS) })
 }
 
 function relayLimits(options: ServeOptions): RelayLimits {
