@@ -58,6 +58,9 @@ function waysOf(via: Via): ReadonlySet<Way> {
 /** Longest wait before the answering side begins: half of the longest round trip to a rendezvous that is believed. */
 const MAX_FIRE_IN_MS = 1_000
 
+/** ms that a session without a path gets when the peer closes. */
+const PATHLESS_CLOSE_MS = 500
+
 /** ms that paths of other sessions get to answer when their peer begins anew. */
 const DOUBTED_MS = 4_000
 
@@ -561,11 +564,12 @@ export class Connector {
    * @throws PeerlineError of the first address
    */
   async dialDirect(to: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
+    const limited = AbortSignal.any([signal, this.#closing.signal])
     const path = await raceTcp(
       addresses.map((address) => parseHostPort(address)),
-      signal,
+      limited,
     )
-    return this.#handshake(to, path, signal, { ...this.#answering(false), addresses })
+    return this.#handshake(to, path, limited, { ...this.#answering(false), addresses })
   }
 
   /** A session with a server, over what its URL says, from a port of our choice if there is one. */
@@ -581,8 +585,9 @@ export class Connector {
 
   /** A session with whoever answers at an address (`host:port`); the caller decides what it thinks of it. */
   async discover(address: string, signal: AbortSignal): Promise<Session> {
-    const path = await raceTcp([parseHostPort(address)], signal)
-    const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal })
+    const limited = AbortSignal.any([signal, this.#closing.signal])
+    const path = await raceTcp([parseHostPort(address)], limited)
+    const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal: limited })
     const session = this.#newSession(keys, peer, { ...this.#answering(false), addresses: [address] })
     session.adopt(path, true)
     return session
@@ -671,7 +676,12 @@ export class Connector {
       each.signal = AbortSignal.any([options.signal])
       setMaxListeners(0, each.signal)
     }
-    await Promise.all(this.sessions.map((session) => session.close(each)))
+    await Promise.all(
+      this.sessions.map((session) => {
+        session.seekNoMore(PATHLESS_CLOSE_MS)
+        return session.close(each)
+      }),
+    )
   }
 }
 

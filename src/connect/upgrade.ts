@@ -180,8 +180,13 @@ export class Upgrade {
 
   /** Begins the rounds anew: a path was lost, or the network has changed. */
   again(): void {
-    // Without any path there is nothing to agree by: round 0 is all there is.
-    if (this.#signal.aborted || (this.#options.session.path === undefined && !this.#options.relayed)) return
+    if (this.#signal.aborted) return
+    const { session } = this.#options
+    if (session.path === undefined) {
+      // There is nothing to agree by yet, and a round that only one side knows of would end round 0 here.
+      if (session.state === 'connecting') session.addEventListener('open', () => this.again(), { once: true })
+      return
+    }
     // At once, unless that was done just now: a path that comes and goes is no reason to hurry.
     const hurry = performance.now() - this.#punchedAt >= CALM_MS || this.#round === 0
     if (this.#initiator) void this.#follow(Promise.resolve(), hurry ? [0, ...ROUND_DELAYS_MS] : ROUND_DELAYS_MS)

@@ -171,6 +171,18 @@ describe('an introducer', () => {
     expect(callee.asked).toEqual([])
   })
 
+  test('takes nothing but a clear yes for leave', async () => {
+    const answers = [undefined, 1, Promise.resolve(true)]
+    const allow = () => {
+      if (answers.length === 0) throw new Error('the owner made a mistake')
+      return answers.shift() as unknown as boolean
+    }
+    const { session, target: callee, introducer } = await between({ allow }, echo)
+    for (let at = 0; at < 3; at++) expect(await ask(session, callee.id)).toEqual({ failed: 'ERR_PEERLINE_DENIED' })
+    expect(await ask(session, callee.id)).toEqual(code('ERR_PEERLINE_REMOTE'))
+    expect([callee.asked, introducer.open]).toEqual([[], 0])
+  })
+
   test('says that the target is busy', async () => {
     const { session, target: callee } = await between({}, (stream) => stream.reset(StreamCode.BUSY))
     expect(await ask(session, callee.id)).toEqual({ failed: 'ERR_PEERLINE_BUSY' })
@@ -214,6 +226,18 @@ describe('an introducer', () => {
     }
   })
 
+  test('opens nothing to the target that an asker has given up already', async () => {
+    const { ended, taken } = target(() => {})
+    const { session, target: callee, introducer, targetSession } = await between({}, taken)
+    // All of it in one record: the request is read, and given up before the target's stream is open.
+    const asking = (await Asking.of(session)).request(callee.id, id())
+    asking.stream.reset()
+    callee.handlers.set(INTRODUCED_PROTOCOL, echo)
+    expect(await ask(session, callee.id)).toHaveProperty('answer')
+    await vi.waitFor(() => expect([targetSession.streams, introducer.open]).toEqual([0, 0]))
+    expect(ended).toEqual([])
+  })
+
   test('tells the asker when the target goes away', async () => {
     const { taken } = target(() => targetSessionEnds())
     const { session, target: callee, targetSession, introducer } = await between({}, taken)
@@ -239,6 +263,21 @@ describe('an introducer', () => {
     for (const each of [asking, mute, half]) expect(await each.ended).toEqual(code('ERR_PEERLINE_TIMEOUT'))
     while (ended.length === 0) await new Promise((resolve) => setImmediate(resolve))
     expect([introducer.open, session.streams]).toEqual([0, 0])
+  })
+
+  test('leaves no timer behind', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const { session, target: callee, introducer } = await between({}, echo)
+    const before = vi.getTimerCount()
+    for (let at = 0; at < 20; at++) {
+      expect(await ask(session, callee.id)).toHaveProperty('answer')
+      const given = (await Asking.of(session)).request(stranger, id())
+      while (introducer.open === 0) await new Promise((resolve) => setImmediate(resolve))
+      given.stream.reset()
+      while (introducer.open > 0) await new Promise((resolve) => setImmediate(resolve))
+    }
+    // A session has a few of its own.
+    expect(vi.getTimerCount() - before).toBeLessThan(10)
   })
 })
 
@@ -313,6 +352,22 @@ describe('a flood', () => {
     await vi.waitFor(() => expect(introducer.open).toBe(65))
     expect(asking.said).toEqual([])
   })
+})
+
+test('introductions under way are bounded, whoever asks', async () => {
+  const middle = someone()
+  const introducer = middle.introducer()
+  const open: Asking[] = []
+  for (let asker = 0; asker < 16; asker++) {
+    const [session] = await meet(someone(), middle)
+    open.push(...(await Promise.all(Array.from({ length: 64 }, () => Asking.of(session)))))
+  }
+  await vi.waitFor(() => expect(introducer.open).toBe(1_024))
+  const [session] = await meet(someone(), middle)
+  expect(await ask(session, stranger)).toEqual(code('ERR_PEERLINE_BUSY'))
+  open[0]!.stream.reset()
+  await vi.waitFor(() => expect(introducer.open).toBe(1_023))
+  expect(await ask(session, stranger)).toEqual(OFFLINE)
 })
 
 describe('an asker that breaks the protocol', () => {

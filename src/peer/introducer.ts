@@ -84,7 +84,8 @@ export class Introducer {
       rttMs: () => session.rttMs,
       target: (to) => {
         if (!this.#targets.take(to)) return 'ERR_PEERLINE_BUSY'
-        if (!allow(from, to)) return 'ERR_PEERLINE_DENIED'
+        // Nothing but true is leave: a promise, from who takes this for a place to wait, is none.
+        if (allow(from, to) !== true) return 'ERR_PEERLINE_DENIED'
         const target = to === from ? undefined : sessionWith(to)
         return target?.state === 'open' && !this.#unwilling.has(target) ? target : 'ERR_PEERLINE_OFFLINE'
       },

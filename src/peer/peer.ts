@@ -159,6 +159,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** The latest failure of each link, for whoever waits to be online. */
   readonly #failures = new Map<string, PeerlineError>()
   readonly #closing = new AbortController()
+  #closed: Promise<void> | undefined
 
   private constructor(identity: Identity, options: PeerOptions, urls: readonly ReturnType<typeof parseServerUrl>[]) {
     super()
@@ -533,9 +534,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   // ---- the end ----
 
   /** Ends everything in order: no handle, timer or socket stays. When the signal fires, at once. */
-  async close(options: { signal?: AbortSignal } = {}): Promise<void> {
-    if (this.#closing.signal.aborted) return
+  close(options: { signal?: AbortSignal } = {}): Promise<void> {
+    this.#closed ??= this.#close(options)
+    return this.#closed
+  }
+
+  async #close(options: { signal?: AbortSignal }): Promise<void> {
     this.#closing.abort(closedError())
+    this.firewall.close()
     this.#stopWatching?.()
     for (const link of this.#links) link.close()
     const listening = this.#listeners.map((listener) => listener.close())

@@ -202,7 +202,10 @@ export class Reachability {
     // What the rendezvous themselves have seen is known at once; the reflectors' answers come later.
     const local = localAddresses({ loopback: true })
     const options = { signal, local, online: true }
-    this.#tcpView = classifyTcp(this.#seenByRendezvous(), local)
+    const seen = this.#seenByRendezvous()
+    // Nobody is there to ask: what was seen before is the best there is.
+    if (seen.length === 0 && this.#options.reflectors.length === 0) return
+    this.#tcpView = classifyTcp(seen, local)
     try {
       this.#reflectors = await this.#findReflectors(signal)
       // What did not answer in time is not known.

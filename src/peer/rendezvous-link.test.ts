@@ -452,8 +452,24 @@ describe('who hurries while the link is online', () => {
     await rig.told('online', 'offline')
     expect([rig.errors, rig.waits]).toEqual([[code('ERR_PEERLINE_TIMEOUT')], [0]])
     expect([rig.dials.length, rig.link.rendezvous]).toEqual([2, undefined])
+    // Its SYN may be lost like any other: as long as it is urgent, there is another one each second.
+    rig.urgent = true
+    rig.link.hurry()
+    await rig.dialled(3)
     await rig.dials[1]!.to(alive)
     await rig.told('online', 'offline', 'online')
+    expect(rig.dials[2]!.signal.aborted).toBe(true)
+  })
+
+  test('who is urgent has one dialled each second from when the old one is given up', async () => {
+    const dead = new Place()
+    dead.intercept = silent()
+    const rig = await quiet(dead)
+    rig.link.hurry()
+    rig.urgent = true
+    await rig.told('online', 'offline')
+    await rig.dialled(4)
+    expect(rig.log).toEqual(['online', 'offline'])
   })
 
   test('sets off one replacement a second, however often', async () => {
@@ -504,6 +520,22 @@ describe('a server that goes away', () => {
     place.pairs[0]!.b.abort(OVER)
     await rig.told('online', 'moving', 'offline', 'online')
     expect([rig.link.moving, rig.link.reservation?.live]).toEqual([false, true])
+  })
+
+  test('may say so while the link is still being made', async () => {
+    const place = new Place()
+    let relay: Stream | undefined
+    place.intercept = (stream) => {
+      if (stream.protocol !== RELAY_PROTOCOL) return false
+      relay = stream
+      return true
+    }
+    const rig = new Rig(place)
+    await vi.waitFor(() => expect([place.rendezvous.registrations, relay === undefined]).toEqual([1, false]))
+    place.rendezvous.move(60_000)
+    relay!.reset(StreamCode.BUSY)
+    await rig.told('online', 'moving')
+    expect(rig.link.moving).toBe(true)
   })
 
   test('is left in order when another one serves its address', async () => {

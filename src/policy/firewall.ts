@@ -39,6 +39,7 @@ export class Firewall {
   readonly #timeoutMs: number
   /** The open question about each peer: asked again meanwhile, it waits for the same answer. */
   readonly #open = new Map<PeerId, Promise<boolean>>()
+  readonly #asked = new Set<AbortController>()
 
   /** @throws PeerlineError `ERR_PEERLINE_INVALID` when an allowed peer id is none */
   constructor(options: FirewallOptions = {}) {
@@ -82,12 +83,10 @@ export class Firewall {
 
   async #answer(request: ConnectionRequest, approve: Approver): Promise<boolean> {
     const late = new AbortController()
-    let timer: ReturnType<typeof setTimeout> | undefined
+    this.#asked.add(late)
+    const timer = setTimeout(() => late.abort(), this.#timeoutMs)
     const deadline = new Promise<boolean>((resolve) => {
-      timer = setTimeout(() => {
-        late.abort()
-        resolve(false)
-      }, this.#timeoutMs)
+      late.signal.addEventListener('abort', () => resolve(false), { once: true })
     })
     try {
       return await Promise.race([Promise.resolve(approve(request, { signal: late.signal })), deadline])
@@ -97,6 +96,12 @@ export class Firewall {
       })
     } finally {
       clearTimeout(timer)
+      this.#asked.delete(late)
     }
+  }
+
+  /** @internal Nobody is asked any more, and nobody who was comes in. */
+  close(): void {
+    for (const late of this.#asked) late.abort()
   }
 }

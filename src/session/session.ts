@@ -93,7 +93,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
   /** True at the side that dialled. */
   readonly initiator: boolean
 
-  readonly #reconnectMs: number
+  #reconnectMs: number
   readonly #explain: (() => Explanation) | undefined
   readonly #paths: PathSet
   readonly #receiver: Receiver
@@ -109,6 +109,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
   /** Wakes whoever waits for the outbox to drain. */
   #onDrained: (() => void) | undefined
   #pumpSet = false
+  /** It was closed before any path was proven. */
+  #neverOpen = false
   #pathlessTimer: ReturnType<typeof setTimeout> | undefined
   #pathlessSince = 0
 
@@ -295,6 +297,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
   async close(options: { signal?: AbortSignal } = {}): Promise<void> {
     if (this.#state === 'closed') return
     if (this.#state === 'closing') return this.#ended
+    this.#neverOpen = this.#state === 'connecting'
     this.#state = 'closing'
     // Nothing of ours is on its way, and there is nobody to say goodbye to: the other side learns it when it asks.
     if (this.#paths.size === 0 && this.#outbox.empty) return this.#finish(undefined)
@@ -380,6 +383,14 @@ export class Session extends TypedEventTarget<SessionEvents> {
     if (!this.#isClosed()) this.#paths.leave(remote)
   }
 
+  /** @internal Nobody looks for ways any more: without a path that works it ends after `ms`. */
+  seekNoMore(ms: number): void {
+    this.#reconnectMs = Math.min(this.#reconnectMs, ms)
+    if (this.#pathlessTimer === undefined || this.#isClosed()) return
+    clearTimeout(this.#pathlessTimer)
+    this.#pathlessTimer = setTimeout(() => this.#pathless(), this.#reconnectMs)
+  }
+
   /** @internal The session has ended at the other side, which cannot be told of anything any more. */
   endedThere(error: PeerlineError | undefined): void {
     this.#finish(error)
@@ -458,6 +469,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
   }
 
   #pathless(cause?: PeerlineError): void {
+    // It was given up before there was anything to be lost.
+    if (this.#neverOpen) return this.#finish(undefined)
     const [code, text]: [ErrorCode, string] =
       this.#state === 'connecting'
         ? ['ERR_PEERLINE_NO_PATH', `no path to ${this.peer} worked`]

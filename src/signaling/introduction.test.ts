@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { getEventListeners } from 'node:events'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import { createOffer, openOffer, ReplayCache } from '../handshake/index.ts'
@@ -113,12 +114,19 @@ describe('asking for an introduction', () => {
     for (const [at, session] of asker.sessions.entries()) {
       vi.spyOn(session, 'rttMs', 'get').mockReturnValue([40, 10, 90, 30, 20, 80, 60, 70, 50, undefined][at])
     }
-    const [again] = await meet(asker, introducers[1]!)
-    vi.spyOn(again, 'rttMs', 'get').mockReturnValue(12)
+    // One of two sessions with the same peer: the nearer one.
+    for (const [at, ms] of [
+      [1, 12],
+      [3, 25],
+    ] as const) {
+      const [again] = await meet(asker, introducers[at]!)
+      vi.spyOn(again, 'rttMs', 'get').mockReturnValue(ms)
+    }
+    const opens = asker.sessions.map((session) => vi.spyOn(session, 'open'))
     // Near, but nothing answers there.
     vi.spyOn(asker.sessions[4]!, 'needsPath', 'get').mockReturnValue(true)
     await expect(exchange(introductions)).rejects.toEqual(code('ERR_PEERLINE_OFFLINE'))
-    expect(introducers.map(({ asked }) => asked.length)).toEqual([1, 1, 1, 1, 0, 1, 1, 1, 1, 0])
+    expect(opens.map(({ mock }) => mock.calls.length)).toEqual([1, 1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 1])
   })
 
   test('leaves another medium a moment first', async () => {
@@ -166,8 +174,34 @@ describe('asking for an introduction', () => {
     })
     const { introductions, asker } = await among(hangs, late, hangs)
     expect(new Uint8Array(await exchange(introductions))).toEqual(answer)
+    expect(getEventListeners(signal, 'abort')).toEqual([])
     for (const error of await Promise.all(given)) expect(error).toEqual(code('ERR_PEERLINE_RESET'))
     await vi.waitFor(() => expect(asker.sessions.map(({ streams }) => streams)).toEqual([0, 0, 0]))
+  })
+
+  test('waits for introducers that hang no longer than an offer may', async () => {
+    let asked = 0
+    const { introductions, asker } = await among(
+      introduces(() => asked++),
+      introduces(() => asked++),
+    )
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const outcome = expect(exchange(introductions)).rejects.toEqual(code('ERR_PEERLINE_TIMEOUT'))
+    while (asked < 2) await new Promise((resolve) => setImmediate(resolve))
+    vi.advanceTimersByTime(ANSWER_TIMEOUT_MS)
+    await outcome
+    expect(asker.sessions.map(({ streams }) => streams)).toEqual([0, 0])
+  })
+
+  test('given up before a stream is open, leaves none behind', async () => {
+    const { introductions, asker } = await among(introduces(() => {}))
+    const cancel = new AbortController()
+    const exchanged = introductions.exchange(stranger, id(), id(), { signal: cancel.signal })
+    cancel.abort()
+    await expect(exchanged).rejects.toEqual(code('ERR_PEERLINE_ABORTED'))
+    // What was opened before it has come, and gone.
+    await asker.sessions[0]!.open('/ask/me').then((stream) => stream.closed)
+    expect(asker.sessions[0]!.streams).toBe(0)
   })
 
   test('waits on when an answer is not genuine', async () => {
@@ -450,6 +484,16 @@ describe('being introduced', () => {
     answer!()
     expect(await pass(session, { offer: 7 })).toEqual(code('ERR_PEERLINE_REMOTE'))
     expect(onMessage).not.toHaveBeenCalled()
+  })
+
+  test('leaves no timer behind', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const { session, atTarget } = await introduced(async (offer) => offer)
+    const before = vi.getTimerCount()
+    for (let at = 0; at < 20; at++) expect(await pass(session, { offer: id() })).toHaveProperty('answer')
+    while (atTarget.streams > 0) await new Promise((resolve) => setImmediate(resolve))
+    // A session has a few of its own.
+    expect(vi.getTimerCount() - before).toBeLessThan(10)
   })
 
   test('is decided on for so many at once, of one introducer and of all', async () => {

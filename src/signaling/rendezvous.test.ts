@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { afterEach, describe, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
@@ -239,6 +240,18 @@ describe('a registration that another one replaces', () => {
     expect(await exchanges[1]).toEqual(Uint8Array.of(9))
     cancel.abort()
     await expect(exchanges[2]).rejects.toMatchObject({ code: 'ERR_PEERLINE_ABORTED' })
+    // Those that are over take nobody's place: 1,024 may wait, and one does.
+    const more = new AbortController()
+    setMaxListeners(0, more.signal)
+    const many = Array.from({ length: 1_024 }, (_, at) => {
+      const id = new Uint8Array(16).fill(4)
+      new DataView(id.buffer).setUint32(0, at)
+      return next.rendezvous.exchange(peer.peerId, id, new Uint8Array(1), { signal: more.signal })
+    })
+    const refused = Promise.allSettled(many)
+    more.abort()
+    const codes = (await refused).map((outcome) => (outcome as PromiseRejectedResult).reason.code as string)
+    expect(codes.map((code) => code === 'ERR_PEERLINE_ABORTED')).toEqual([...Array(1_023).fill(true), false])
     next.pair.a.abort(OVER)
     await expect(exchanges[0]).rejects.toMatchObject({ code: 'ERR_PEERLINE_CLOSED' })
   })
