@@ -20,19 +20,18 @@ import type { UdpSocket } from '../network/udp-socket.ts'
 import { FramedPath, type Path, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
 import { type Explanation, type PathTiming, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
-import { Acceptor, type Admit, dialOverPath, discoverOverPath, exchangeOverPath } from './acceptor.ts'
+import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
 import { Answers } from './answers.ts'
 import { type Bond, Bonds, type FindRelays } from './bonds.ts'
 import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
 import { joinCircuits, openCircuit } from './circuit.ts'
 import { type Exchanged, exchange } from './exchange.ts'
+import { type CallOptions, Keeper } from './keeper.ts'
 import { untilAborted } from './pause.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
-import { Reconnect } from './reconnect.ts'
-import { Standby } from './standby.ts'
 import { Upgrade } from './upgrade.ts'
-import { dialServer, parseServerAddress, type parseServerUrl } from './url.ts'
+import { dialServer, type parseServerUrl } from './url.ts'
 import { isSequential, type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from './ways.ts'
 import { explain } from './why.ts'
 
@@ -134,12 +133,12 @@ interface Dialling {
 
 export class Connector {
   readonly acceptor: Acceptor
+  /** Brings sessions back that have no path. */
+  readonly keeper: Keeper
   readonly #options: ConnectorOptions
   readonly #replay = new ReplayCache()
   readonly #bonds = new Bonds()
   readonly #dialling = new Map<PeerId, Dialling>()
-  /** The ways back of the sessions that may need one. */
-  readonly #reconnects = new Map<Session, Reconnect>()
   /** When a session last had us come to circuits. */
   readonly #joinedAt = new WeakMap<Session, number>()
   readonly #answers = new Answers()
@@ -147,6 +146,21 @@ export class Connector {
 
   constructor(options: ConnectorOptions) {
     this.#options = options
+    this.keeper = new Keeper({
+      identity: options.identity,
+      tellRefusals: options.tellRefusals,
+      reconnectMs: options.reconnectMs,
+      standbyRelay: options.standbyRelay,
+      hurry: options.hurry,
+      signals: (how) => options.signaling(how).length > 0,
+      bonds: this.#bonds,
+      body: (ways) => this.#body(ways),
+      call: (to, body, how) => this.#call(to, body, how),
+      seek: (bond, begun) => this.#seek(bond, begun),
+      join: (told) => this.#join(told),
+      travel: (told, travelMs) => this.#travel(told, travelMs),
+      closing: this.#closing.signal,
+    })
     this.acceptor = new Acceptor({
       identity: options.identity,
       replay: this.#replay,
@@ -154,7 +168,7 @@ export class Connector {
       tellRefusals: options.tellRefusals,
       findSession: (id) => this.#bonds.get(id)?.session,
       newSession: (keys, peer) => this.#newSession(keys, peer, this.#answering(false)),
-      resume: (offer) => this.#answerResume(offer, decodeBody(offer.body), 0),
+      resume: (offer) => this.keeper.answer(offer, decodeBody(offer.body), 0),
       onCircuit: options.onCircuit,
     })
   }
@@ -214,7 +228,7 @@ export class Connector {
       bond.hidden = remote.hidden === true
       const attached = circuits.map(async (circuit) => session.attach(await circuit))
       const upgrade = this.#seek(bond, { fresh, webrtc, relayed: circuits.length > 0 })
-      this.#standBy(bond)
+      this.keeper.standBy(bond)
       void this.#watch(session, attached, upgrade, upgrade?.begin(remote, 0))
       // We have learned more of ourselves while the offer was on its way, as a peer does that has just come online.
       if (!sameCandidates(told.candidates, this.#body(ways).candidates)) upgrade?.again()
@@ -232,7 +246,7 @@ export class Connector {
   async #call(
     to: PeerId,
     body: Partial<ConnectionBody>,
-    how: { ways: ReadonlySet<Way>; relays: FindRelays | undefined; signal: AbortSignal; onRefused?: () => void },
+    how: CallOptions,
   ): Promise<{ keys: SessionKeys; remote: ConnectionBody; circuits: readonly Promise<FramedPath>[] }> {
     const { ways, signal } = how
     const media = this.#options.signaling({ hidden: ways.size === 0 })
@@ -344,7 +358,7 @@ export class Connector {
       const offer = openOffer(this.#options.identity, message, { replay: this.#replay })
       const { from } = offer
       const told = decodeBody(offer.body)
-      if (told.session !== undefined) return this.#answerResume(offer, told, travelMs)
+      if (told.session !== undefined) return this.keeper.answer(offer, told, travelMs)
       const own = this.#dialling.get(from)
       if (own !== undefined) {
         // Who dials a peer has let it in: its offer needs no further leave.
@@ -370,7 +384,7 @@ export class Connector {
       void upgrade?.begin(told, this.#travel(told, travelMs))
       // It begins anew with us, as one does that was started again: do the others still stand?
       for (const other of this.#bonds.of(from)) if (other !== session) other.probe(DOUBTED_MS)
-      this.#standBy(bond)
+      this.keeper.standBy(bond)
       own?.settle(session)
       return answer
     } catch {
@@ -401,137 +415,9 @@ export class Connector {
     })
   }
 
-  // ---- sessions without a path ----
-
-  /** Answers an offer for a session that both sides have, or had: it needs no leave, and makes no session. */
-  #answerResume(
-    offer: ReturnType<typeof openOffer>,
-    told: ConnectionBody,
-    travelMs: number | undefined,
-  ): Uint8Array | undefined {
-    const id = told.session
-    if (id === undefined) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'an offer names no session')
-    const bond = this.#bonds.get(id)
-    if (bond === undefined || bond.session.peer !== offer.from) {
-      if (!this.#options.tellRefusals) return undefined
-      const ending = this.#bonds.ending(id)
-      if (ending?.peer === offer.from) return offer.refuse(ending.code, ending.message)
-      return offer.refuse('ERR_PEERLINE_UNKNOWN_SESSION', 'this peer does not know the session')
-    }
-    // The other side hears nothing on what there is.
-    bond.session.doubt()
-    if (bond.joins) this.#join(told)
-    const ways = told.hidden === true ? waysOf('relay') : bond.ways
-    const { message } = offer.accept(encodeBody(this.#body(ways)))
-    if (ways.size > 0) {
-      const upgrade = bond.upgrade ?? this.#seek(bond, { relayed: told.circuits.length > 0 })
-      upgrade?.resume(told, told.punch?.round ?? 0, this.#travel(told, travelMs))
-    }
-    return message
-  }
-
-  /** Calls the other side of a session that has no path, or none that answers. */
-  async #callAgain(bond: Bond, signal: AbortSignal): Promise<boolean> {
-    const { session, ways, relays } = bond
-    if (this.#options.signaling({ hidden: ways.size === 0 }).length === 0) return false
-    const round = bond.upgrade?.nextRound ?? 1
-    const body = { ...this.#body(ways), session: session.id, punch: { round, phase: 'go' } as const }
-    let refused = false
-    const onRefused = () => {
-      refused = true
-    }
-    try {
-      const { remote, circuits } = await this.#call(session.peer, body, { ways, relays, signal, onRefused })
-      for (const circuit of circuits) {
-        circuit.then((path) => session.attach(path)).catch(() => {})
-      }
-      if (ways.size > 0 && !remote.hidden) {
-        const upgrade = bond.upgrade ?? this.#seek(bond, { relayed: circuits.length > 0 })
-        upgrade?.resume(remote, round, 0)
-      }
-      return true
-    } catch (error) {
-      if (refused) this.#endedThere(session, error as PeerlineError)
-      throw error
-    }
-  }
-
-  #endedThere(session: Session, error: PeerlineError): void {
-    session.endedThere(error.code === 'ERR_PEERLINE_CLOSED' ? undefined : error)
-  }
-
-  /**
-   * Goes to where the other side was last to be found. Where it was dialled it may have been started again, which an ATTACH
-   * cannot tell for sure: so every other time it is asked, as by any medium.
-   */
-  async #knock({ session, addresses, upgrade }: Bond, attempt: number, signal: AbortSignal): Promise<void> {
-    const known = upgrade?.knock(attempt, signal)
-    const dialled = this.#redial(session, addresses, attempt % 2 === 1, signal).catch(() => {})
-    await Promise.all([known, dialled])
-  }
-
-  async #redial(session: Session, addresses: readonly string[], ask: boolean, signal: AbortSignal): Promise<void> {
-    if (addresses.length === 0) return
-    const path = await raceTcp(
-      addresses.map((address) => parseHostPort(address)),
-      signal,
-    )
-    if (!ask) return session.attach(path)
-    const { identity } = this.#options
-    const offer = createOffer(identity, session.peer, { body: encodeBody({ session: session.id }) })
-    try {
-      await exchangeOverPath(offer, path, { signal })
-    } catch (error) {
-      if (offer.answered) this.#endedThere(session, error as PeerlineError)
-    } finally {
-      path.destroy()
-    }
-  }
-
-  /** A medium is back, or the network is another one: sessions without a path try again now. */
-  wake(): void {
-    for (const reconnect of this.#reconnects.values()) reconnect.wake()
-  }
-
-  /** True while a session has no path, or none that answers. */
-  get urgent(): boolean {
-    for (const session of this.#reconnects.keys()) if (session.needsPath) return true
-    return false
-  }
-
   /** The network is another one: every path has to answer within `patienceMs`. */
   probe(patienceMs: number): void {
     for (const { session } of this.#bonds) session.probe(patienceMs)
-  }
-
-  // ---- relays ----
-
-  /** Opens a circuit for a session that has a path to talk over. @throws PeerlineError when there is none to be had */
-  async #addCircuit({ session, relays }: Bond, signal: AbortSignal): Promise<void> {
-    const [reservation] = (await relays?.(signal)) ?? []
-    if (reservation === undefined) throw new PeerlineError('ERR_PEERLINE_NO_PATH', 'no relay is at hand')
-    const { own, offer } = reservation.mint()
-    session.sendCandidates(encodeBody({ circuits: [offer] }))
-    session.attach(await openCircuit(offer.relay, own, signal))
-  }
-
-  /** A relay goes away: sessions move to another one before it does, where there is one. */
-  leaveRelay(address: string): void {
-    const left = parseServerAddress(address)
-    const there = (remote: string) => {
-      try {
-        const { host, port } = parseServerAddress(remote)
-        return host === left.host && port === left.port
-      } catch {
-        return false
-      }
-    }
-    for (const bond of this.#bonds) {
-      const { session } = bond
-      if (!session.pathInfo.some(({ kind, remote }) => kind === 'relay' && there(remote))) continue
-      session.leave(there)
-      void this.#addCircuit(bond, this.#closing.signal).catch(() => {})
-    }
   }
 
   // ---- paths ----
@@ -627,32 +513,9 @@ export class Connector {
     const bond: Bond = { session, keys, ways, relays, joins, addresses, hidden: false, upgrade: undefined }
     this.#bonds.add(bond, !server)
     session.addEventListener('candidates', (event) => this.#onCandidates(session, event.detail))
-    if (reconnectMs !== 0) this.#keep(bond)
+    if (reconnectMs !== 0) this.keeper.keep(bond)
     this.#options.onSession(session, { server })
     return session
-  }
-
-  /** Sees to it that a session has a path. */
-  #keep(bond: Bond): void {
-    const { session } = bond
-    const closing = this.#closing.signal
-    const reconnect = new Reconnect({
-      session,
-      hurry: this.#options.hurry,
-      knock: (attempt, signal) => this.#knock(bond, attempt, signal),
-      call: (signal) => this.#callAgain(bond, signal),
-      closing,
-    })
-    this.#reconnects.set(session, reconnect)
-    session.addEventListener('close', () => this.#reconnects.delete(session))
-  }
-
-  /** Sees to it that a session that came by signaling has a path in reserve, where relays may be used. */
-  #standBy(bond: Bond): void {
-    if (bond.relays === undefined || this.#options.reconnectMs === 0) return
-    const { standbyRelay: wanted } = this.#options
-    const open = (signal: AbortSignal) => this.#addCircuit(bond, signal)
-    new Standby({ session: bond.session, wanted, open, closing: this.#closing.signal })
   }
 
   #explain(session: Session): Explanation {

@@ -266,11 +266,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
           listed: options.listed ?? true,
           dial: (to, signal) => peer.#dialServer(to, signal),
           onOffer: (offer) => peer.#connector.answer(offer),
-          urgent: () => peer.#connector.urgent,
-          onMoving: () => peer.#connector.leaveRelay(url.address),
+          urgent: () => peer.#connector.keeper.urgent,
+          onMoving: () => peer.#connector.keeper.leaveRelay(url.address),
           onOnline: () => {
             peer.#failures.delete(url.address)
-            peer.#connector.wake()
+            peer.#connector.keeper.wake()
             void peer.#reachability.onOnline()
             peer.emit('online', { rendezvous: url.address })
           },
@@ -336,7 +336,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     void this.#lan?.refresh()
     for (const link of this.#links) link.hurry()
     this.#connector.probe(CHANGED_MS)
-    this.#connector.wake()
+    this.#connector.keeper.wake()
     this.#tellChange()
   }
 

@@ -305,19 +305,25 @@ describe('a link that is online', () => {
       return true
     }
     const rig = new Rig(place)
+    const turn = () => new Promise((resolve) => setImmediate(resolve))
     const until = async (holds: () => boolean) => {
-      while (!holds()) await new Promise((resolve) => setImmediate(resolve))
+      while (!holds()) await turn()
+    }
+    /** What was said arrives, and what is done about it then is done later. */
+    const later = async () => {
+      for (let turns = 0; turns < 200; turns++) await turn()
+      await vi.advanceTimersByTimeAsync(45_000)
     }
     await until(() => rig.log.length === 1)
     expect(rig.link.reservation).toBeUndefined()
     for (let asked = 2; asked <= 3; asked++) {
-      await vi.advanceTimersByTimeAsync(45_000)
+      await later()
       await until(() => streams.length === asked)
     }
     await until(() => rig.link.reservation?.live === true)
     streams[2]!.reset(StreamCode.BUSY)
     await until(() => rig.link.reservation === undefined)
-    await vi.advanceTimersByTimeAsync(45_000)
+    await later()
     await until(() => rig.link.reservation?.live === true)
     expect(rig.log).toEqual(['online'])
   })
