@@ -29,8 +29,18 @@ export {
 export type { Approver, ConnectionRequest, FirewallOptions } from './policy/firewall.ts'
 export * from './protocol/index.ts'
 export {
+  Channel,
+  type ChannelOptions,
+  type ChannelPolicy,
+  type DatagramCounts,
+  type Datagrams,
   FIRST_APPLICATION_CODE,
+  type Incoming,
+  type IncomingOptions,
+  type IncomingStreams,
+  MAX_DATAGRAM_BYTES,
   type PathChange,
+  type PathTiming,
   Session,
   type SessionEvents,
   Stream,
@@ -38,4 +48,6 @@ export {
   toNodeDuplex,
   toReadable,
   toWritable,
+  type WatchOptions,
+  watch,
 } from './session/index.ts'

@@ -7,12 +7,13 @@
 import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
 import type { PathKind } from '../path/index.ts'
-import type { PathChange, Session } from '../session/index.ts'
+import type { Session } from '../session/index.ts'
 import { EXIT } from './exit-codes.ts'
 import { closePeer, dialingPeer, online, reach, readPeerId, withRecovery } from './local-peer.ts'
 import { addDial, addJson, addPeer, type DialOption, type JsonOption, type PeerOption, wholeNumber } from './options.ts'
 import { formatMs, type Output, roundMs } from './output.ts'
 import { pause, run } from './run.ts'
+import { tellOfPaths } from './session-news.ts'
 import { whyEvent, whyLines } from './why-report.ts'
 
 /** ms that an answer may take: after that it is of no use to whoever waits, and a change of paths is over. */
@@ -110,12 +111,7 @@ function follow(
     return atMs
   }
   times.connectMs ??= use(session.path!)
-  const onPath = ({ detail: { from, to, reason } }: CustomEvent<PathChange>) => {
-    const atMs = use(to)
-    out.event({ event: 'path', peer: session.peer, from, to, reason })
-    out.say(`path: ${from} to ${to} (${reason}) after ${formatMs(atMs)}`)
-  }
-  session.addEventListener('path', onPath, { signal: over })
+  tellOfPaths(session, out, { signal: over, onPath: ({ to }) => ` after ${formatMs(use(to))}` })
 }
 
 /** Sends the pings, one after the other. `error`: what made it give up. */

@@ -7,6 +7,7 @@ import type { Stream } from '../session/index.ts'
 import { answeringPeer, closePeer, dialingPeer, reach, readPeerId, ready, withRecovery } from './local-peer.ts'
 import { type AllowOption, addAllow, addDial, addPeer, type DialOption, type PeerOption } from './options.ts'
 import { type Running, run, stopping } from './run.ts'
+import { tellOfPaths } from './session-news.ts'
 
 interface PipeOptions extends PeerOption, DialOption, AllowOption {
   readonly receive?: boolean
@@ -40,16 +41,20 @@ the other one.
   )
 }
 
-async function send(to: string, options: PipeOptions, { signal }: Running): Promise<void> {
+async function send(to: string, options: PipeOptions, { out, signal }: Running): Promise<void> {
   const id = await readPeerId(to)
   const { pipeTo } = await import('../protocol/index.ts')
+  // What becomes of the paths after that is the goodbye's doing.
+  const over = new AbortController()
   const peer = await dialingPeer(options)
   try {
     const session = await reach(peer, id, options, signal)
+    tellOfPaths(session, out, { signal: over.signal })
     await pipeTo(session, process.stdin, { signal })
   } catch (error) {
     throw withRecovery(error, { ERR_PEERLINE_NO_PROTOCOL: 'Run `peerline pipe --receive` there.' })
   } finally {
+    over.abort()
     // It would keep the process waiting for input that nobody wants.
     process.stdin.destroy()
     await closePeer(peer)

@@ -3,12 +3,13 @@
  */
 import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
-import type { PathChange, Session } from '../session/index.ts'
+import type { Session } from '../session/index.ts'
 import { closePeer, dialingPeer, reach, readPeerId, withRecovery } from './local-peer.ts'
 import { addDial, addJson, addPeer, byteCount, type DialOption, type JsonOption, type PeerOption } from './options.ts'
 import { formatBytes, type Output } from './output.ts'
 import { Progress } from './progress.ts'
 import { pause, run } from './run.ts'
+import { tellOfPaths } from './session-news.ts'
 
 /** ms to wait for a receiver that still waits for an earlier attempt: it takes 10 s to notice that a sender was cut off. */
 const BUSY_MS = 15_000
@@ -44,11 +45,7 @@ A transfer that was cut off goes on where it stopped: give the same command agai
       const peer = await dialingPeer(options)
       try {
         const session = await reach(peer, to, options, signal)
-        const onPath = ({ detail: { from, to, reason } }: CustomEvent<PathChange>) => {
-          out.event({ event: 'path', peer: session.peer, from, to, reason })
-          out.say(`path: ${from} to ${to} (${reason})`)
-        }
-        session.addEventListener('path', onPath, { signal: over.signal })
+        tellOfPaths(session, out, { signal: over.signal })
         for (const file of files) await sendOne(session, file, options, out, signal)
       } finally {
         over.abort()

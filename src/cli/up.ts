@@ -7,6 +7,7 @@ import { answeringPeer, closePeer, ready } from './local-peer.ts'
 import { type AllowOption, addAllow, addJson, addPeer, type JsonOption, type PeerOption } from './options.ts'
 import type { Output } from './output.ts'
 import { run, stopping } from './run.ts'
+import { tellOfPaths } from './session-news.ts'
 
 export function addUpCommand(program: Command): void {
   const command = program.command('up').description('stay online, answer pings, and tell of sessions')
@@ -42,10 +43,7 @@ function tellOf(session: Session, out: Output): void {
   const { peer } = session
   out.event({ event: 'session', peer, path: session.path ?? null })
   out.say(`session with ${peer} by ${session.path}`)
-  session.addEventListener('path', ({ detail: { from, to, reason } }) => {
-    out.event({ event: 'path', peer, from, to, reason })
-    out.say(`session with ${peer} moves from ${from} to ${to} (${reason})`)
-  })
+  tellOfPaths(session, out, { who: `session with ${peer}: ` })
   session.addEventListener('close', ({ detail: { error } }) => {
     out.event({ event: 'closed', peer, reason: error?.code ?? 'closed' })
     out.say(`session with ${peer} ended${error === undefined ? '' : `: ${error.message}`}`)

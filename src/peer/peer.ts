@@ -18,7 +18,15 @@ import type { NatView } from '../network/nat.ts'
 import type { FramedPath } from '../path/index.ts'
 import { Firewall, type FirewallOptions } from '../policy/firewall.ts'
 import { type RequestHandler, type RequestOptions, request, serveRequest } from '../protocol/index.ts'
-import { type PathTiming, type Session, type Stream, StreamCode, TypedEventTarget } from '../session/index.ts'
+import {
+  type IncomingOptions,
+  IncomingStreams,
+  type PathTiming,
+  type Session,
+  type Stream,
+  StreamCode,
+  TypedEventTarget,
+} from '../session/index.ts'
 import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan } from '../signaling/index.ts'
 import { Introducer } from './introducer.ts'
 import { Listener } from './listener.ts'
@@ -498,6 +506,25 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** Takes streams for `protocol`. Replaces what took them before. A handler that throws resets its stream. */
   handleStream(protocol: string, handler: StreamHandler): void {
     this.#handlers.set(protocol, handler)
+  }
+
+  /**
+   * The streams for `protocol` as a queue for one consumer, `for await (const { stream, from } of …)`, which says what
+   * happens when it is slow. Replaces what took them before. Leaving the loop, or closing the peer, ends it.
+   * @throws PeerlineError `ERR_PEERLINE_INVALID` for a policy or capacity that is none
+   */
+  streams(protocol: string, options: IncomingOptions = {}): IncomingStreams<StreamContext> {
+    const { signal } = this.#closing
+    const leave = () => void incoming.return()
+    const take: StreamHandler = (stream, context) => incoming.take(stream, context)
+    const incoming = new IncomingStreams<StreamContext>(options, () => {
+      signal.removeEventListener('abort', leave)
+      if (this.#handlers.get(protocol) === take) this.#handlers.delete(protocol)
+    })
+    this.#handlers.set(protocol, take)
+    if (signal.aborted) leave()
+    else signal.addEventListener('abort', leave)
+    return incoming
   }
 
   /** Answers for `protocol` no longer; exchanges under way go on. */

@@ -4,13 +4,13 @@
  */
 import { randomBytes } from 'node:crypto'
 import net from 'node:net'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Via } from '../../src/connect/index.ts'
 import { type Peer, request, type Session, type Stream, type StreamContext } from '../../src/index.ts'
 import { IncomingStreams } from '../../src/session/index.ts'
 import { MAX_IN_FLIGHT_BYTES } from '../../src/session/outbox.ts'
 import { INITIAL_WINDOW_BYTES } from '../../src/session/stream.ts'
-import { readAll, startWorld } from './world.ts'
+import { readAll, startPeer, startWorld } from './world.ts'
 
 /** ms for anything to happen that must happen. */
 const DEADLINE_MS = 10_000
@@ -211,4 +211,26 @@ describe('streams taken from a queue', () => {
     expect(String(await readAll(first))).toBe('served')
     expect(incoming.refused).toBe(1)
   })
+})
+
+test('streams come as a queue, which ends when its consumer leaves, and when the peer closes', async () => {
+  const [a, b] = [await startPeer(), await startPeer()]
+  const session = await a.connect(b.id, { addresses: b.addresses })
+  const incoming = b.streams('/queue/1', { policy: 'drop-latest', capacity: 2 })
+  const opened = await Promise.all(Array.from({ length: 5 }, () => session.open('/queue/1')))
+  await Promise.all(opened.map((stream, at) => stream.write(Uint8Array.of(at))))
+  await vi.waitFor(() => expect([incoming.length, incoming.refused]).toEqual([2, 3]))
+  const got: number[] = []
+  for await (const { stream, from } of incoming) {
+    expect(from).toBe(a.id)
+    got.push((await stream.next()).value![0]!)
+    if (got.length === 2) break
+  }
+  expect(got).toEqual([0, 1])
+  await expect((await session.open('/queue/1')).next()).rejects.toThrow(
+    expect.objectContaining({ code: 'ERR_PEERLINE_NO_PROTOCOL' }),
+  )
+  const next = b.streams('/queue/1').next()
+  await b.close()
+  expect(await next).toEqual({ done: true, value: undefined })
 })
