@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { abortError } from '../errors.ts'
 
 /** Waits `ms`, or rejects when the signal fires. */
@@ -12,7 +13,7 @@ export function pause(ms: number, signal: AbortSignal): Promise<void> {
       resolve()
     }, ms)
     if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort)
+    else signal.addEventListener('abort', onAbort, { once: true })
   })
 }
 
@@ -21,7 +22,30 @@ export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: 
   return new Promise((resolve, reject) => {
     const onAbort = () => reject(abortError(signal, what))
     if (signal.aborted) return onAbort()
-    signal.addEventListener('abort', onAbort)
+    signal.addEventListener('abort', onAbort, { once: true })
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
   })
+}
+
+/**
+ * Fires with the first of `signals`, and then leaves nothing behind at the others. One of them must fire in the end: a
+ * timeout, or a controller of the caller's that is aborted when the work is over. `AbortSignal.any` leaves an entry for
+ * each of its signals at a source that lives on, such as that of a peer's end, for as long as that lives
+ * (https://github.com/nodejs/node/issues/55351).
+ */
+export function firstOf(...signals: readonly AbortSignal[]): AbortSignal {
+  const first = new AbortController()
+  const fire = ({ target }: Event) => end(target as AbortSignal)
+  const end = ({ reason }: AbortSignal) => {
+    for (const signal of signals) signal.removeEventListener('abort', fire)
+    first.abort(reason)
+  }
+  const fired = signals.find(({ aborted }) => aborted)
+  if (fired !== undefined) end(fired)
+  else
+    for (const signal of signals) {
+      setMaxListeners(0, signal)
+      signal.addEventListener('abort', fire)
+    }
+  return first.signal
 }

@@ -13,7 +13,7 @@
  * - An attempt that hangs holds up none that comes after it; {@link MAX_CALLS} are under way at once.
  */
 import type { Session } from '../session/index.ts'
-import { pause } from './pause.ts'
+import { firstOf, pause } from './pause.ts'
 
 /** ms between attempts: a person hardly notices, and 60 of them are no burden to a server. */
 const EVERY_MS = 1_000
@@ -60,7 +60,7 @@ export class Reconnect {
   constructor(options: ReconnectOptions) {
     this.#options = options
     const { session, closing } = options
-    this.#signal = AbortSignal.any([this.#over.signal, closing])
+    this.#signal = firstOf(this.#over.signal, closing)
     const begin = () => void this.#run()
     session.addEventListener('trouble', begin)
     session.addEventListener('reconnecting', begin)

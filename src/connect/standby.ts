@@ -6,7 +6,7 @@
  * The side that dialled sees to it; the other one only when that does not happen.
  */
 import type { Session } from '../session/index.ts'
-import { pause } from './pause.ts'
+import { firstOf, pause } from './pause.ts'
 
 /** ms before a lost relay path is replaced, by the side that dialled and by the other: relays that went may come back. */
 const INITIATOR_MS = 1_000
@@ -36,7 +36,7 @@ export class Standby {
   constructor(options: StandbyOptions) {
     this.#options = options
     const { session, closing } = options
-    this.#signal = AbortSignal.any([this.#over.signal, closing])
+    this.#signal = firstOf(this.#over.signal, closing)
     session.addEventListener('paths', () => this.#look())
     session.addEventListener('close', () => this.#over.abort())
   }

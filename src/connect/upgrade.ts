@@ -23,7 +23,7 @@ import type { PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { PathAttempt } from '../session/index.ts'
 import { type Candidate, type ConnectionBody, encodeBody, type PunchCall } from './candidate.ts'
-import { pause } from './pause.ts'
+import { firstOf, pause } from './pause.ts'
 import { isSequential, type Way, Ways, type WaysOptions, wayOf } from './ways.ts'
 
 export interface UpgradeOptions extends Omit<WaysOptions, 'secret' | 'signal'> {
@@ -94,7 +94,7 @@ export class Upgrade {
       .update('peerline/1 punch')
       .digest()
     this.#fresh = options.fresh
-    this.#signal = AbortSignal.any([this.#over.signal, closing])
+    this.#signal = firstOf(this.#over.signal, closing)
     this.#ways = new Ways({ ...options, secret, signal: this.#signal })
     session.addEventListener('close', () => this.#over.abort())
     session.addEventListener('path', ({ detail }) => {

@@ -5,6 +5,7 @@ import {
   type BirthdayBudget,
   type Candidate,
   Connector,
+  firstOf,
   parseServerUrl,
   untilAborted,
   type Via,
@@ -374,7 +375,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    * @throws PeerlineError of the first one when all have failed (they are tried again all the same), or what the signal says
    */
   async online(options: { signal?: AbortSignal } = {}): Promise<void> {
-    const signal = AbortSignal.any([this.#closing.signal, ...(options.signal === undefined ? [] : [options.signal])])
+    const over = new AbortController()
+    const given = options.signal === undefined ? [] : [options.signal]
+    const signal = firstOf(this.#closing.signal, over.signal, ...given)
+    try {
+      await this.#online(signal)
+    } finally {
+      over.abort()
+    }
+  }
+
+  async #online(signal: AbortSignal): Promise<void> {
     if (this.#links.length === 0) throw new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'no rendezvous was given')
     const check = (): boolean => {
       if (this.#links.some(({ rendezvous }) => rendezvous !== undefined)) return true

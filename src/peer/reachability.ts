@@ -11,7 +11,7 @@
  *   mapping, and tells when it has changed.
  * - What is missing (no UDP here, no reflector, no router that maps) is left out: the rest serves.
  */
-import type { Candidate, Vantage } from '../connect/index.ts'
+import { type Candidate, firstOf, type Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
 import {
   classifyTcp,
@@ -290,7 +290,7 @@ export class Reachability {
     const [reflector] = this.#reflectors
     if (reflector === undefined) return
     const { host, port } = reflector
-    const limited = AbortSignal.any([signal, this.#stop.signal, AbortSignal.timeout(REFRESH_MS)])
+    const limited = firstOf(signal, this.#stop.signal, AbortSignal.timeout(REFRESH_MS))
     const look = async (view: TransportView, ask: () => Promise<{ host: string; port: number; family: 4 | 6 }>) => {
       if (view.mapping !== 'sequential') return view
       return { ...view, mapped: [await ask()] }

@@ -413,12 +413,15 @@ export class PathSet {
     if (state.stage === 'proven' && !this.#host.closed()) this.#host.onPaths()
   }
 
-  /** Ends them all, when what was sent has gone out. */
+  /** Ends them all, when what was sent has gone out; one that never answered at once. */
   close(): void {
     this.#watch.close()
     const paths = [...this.#paths.values()]
     this.#paths.clear()
     this.#chooser.close()
-    for (const { path } of paths) path.close()
+    for (const { path, stage } of paths) {
+      if (stage === 'attaching') path.destroy()
+      else path.close()
+    }
   }
 }
