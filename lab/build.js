@@ -22,11 +22,13 @@ class Builder {
   /** @type {Blueprint} */
   blueprint = { hosts: new Map(), homes: new Map(), namespaces: [], links: [], pairs: [], setups: [] }
   #prefix
+  #control
   #congestion
   #core
 
   constructor(prefix, congestion) {
     this.#prefix = prefix
+    this.#control = congestion
     this.#congestion = `congctl ${congestion}`
     this.#core = { namespace: this.namespace('core'), settings: ROUTER, ip: [] }
     this.#core.ip.push(`addr add ${plan.GATEWAY_V4}/32 dev lo`, `addr add ${plan.CORE_V6}/128 dev lo nodad`)
@@ -114,7 +116,16 @@ class Builder {
       { delayMs: plan.HOME_DELAY_MS },
     )
     const core = this.#core.namespace
-    const home = new Home({ name, kind, definition, index, linkNumber: street.number, core, routers })
+    const home = new Home({
+      name,
+      kind,
+      definition,
+      index,
+      linkNumber: street.number,
+      core,
+      congestion: this.#control,
+      routers,
+    })
     if (layers === 0) {
       this.blueprint.setups.push({ namespace: hostSpaces[0], ip: street.lines })
     } else {

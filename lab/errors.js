@@ -6,8 +6,10 @@
  * - `ERR_LAB_COMMAND`: ip, nft, the forwarder or a process in a host failed
  * - `ERR_LAB_TIMEOUT`: a process in a host did not answer in time
  * - `ERR_LAB_UNKNOWN`: no such kind, host, home, link or preset
+ * - `ERR_LAB_NO_FAULT`: what was to go wrong in the network did not
+ * - `ERR_LAB_UNSUPPORTED`: the system under test has no such thing
  *
- * @typedef {'ERR_LAB_UNAVAILABLE' | 'ERR_LAB_NAT_MISMATCH' | 'ERR_LAB_COMMAND' | 'ERR_LAB_TIMEOUT' | 'ERR_LAB_UNKNOWN'} LabErrorCode
+ * @typedef {'ERR_LAB_UNAVAILABLE' | 'ERR_LAB_NAT_MISMATCH' | 'ERR_LAB_COMMAND' | 'ERR_LAB_TIMEOUT' | 'ERR_LAB_UNKNOWN' | 'ERR_LAB_NO_FAULT' | 'ERR_LAB_UNSUPPORTED'} LabErrorCode
  * @typedef {{ home: string, what: string, expected: unknown, found: unknown }} Difference
  */
 export class LabError extends Error {

@@ -6,7 +6,7 @@ import { environment, inNamespace, run } from './command.js'
 import { LabError } from './errors.js'
 import { ipIn, loadRules } from './namespaces.js'
 import { ruleset, UDP_BLOCK } from './nat.js'
-import { insideV6, mac, streetV4, streetV6 } from './plan.js'
+import { INSIDE_ROUTER_V4, insideV4, insideV6, mac, ROAMED_ROUTER_V4, roamedV4, streetV4, streetV6 } from './plan.js'
 
 /**
  * A machine: a namespace whose only way out is `eth0`.
@@ -82,13 +82,20 @@ export class Host {
   }
 }
 
+const inShell = (namespace, line) => run(...inNamespace(namespace, 'sh', ['-c', line]))
+
+/** A router that has lost its memory: with this, TCP that it has not seen begin is nothing to it. */
+const takeUpNothing = (namespace) => inShell(namespace, 'echo 0 > /proc/sys/net/netfilter/nf_conntrack_tcp_loose')
+
 /** One home: its hosts, its routers and its cable to the core. */
 export class Home {
   #index
   #linkNumber
   #core
   #change = 0
+  #roamed = false
   #definition
+  #congestion
 
   /**
    * @param {object} what
@@ -98,9 +105,10 @@ export class Home {
    * @param {number} what.index
    * @param {number} what.linkNumber
    * @param {string} what.core the core's namespace
+   * @param {string} what.congestion of TCP on its hosts
    * @param {{ name: string, namespace: string, lan: string | undefined, wan: string | undefined, rules: import('./nat.js').RouterRules }[]} what.routers
    */
-  constructor({ name, kind, definition, index, linkNumber, core, routers }) {
+  constructor({ name, kind, definition, index, linkNumber, core, congestion, routers }) {
     this.name = name
     this.kind = kind
     this.routers = routers
@@ -112,6 +120,7 @@ export class Home {
     this.#index = index
     this.#linkNumber = linkNumber
     this.#core = core
+    this.#congestion = congestion
   }
 
   /** As the others see it; null for a family it does not have. */
@@ -137,10 +146,14 @@ export class Home {
   /**
    * The routers start again and know no connection any more.
    *
-   * @param {{ downMs?: number }} [options] how long the home is without network meanwhile; @default 0
+   * @param {object} [options]
+   * @param {number} [options.downMs] how long the home is without network meanwhile; @default 0
+   * @param {boolean} [options.strict] they refuse TCP whose beginning they have not seen, from now on, as many do. Linux takes
+   *   it up in the middle, and gives it the port that it had; @default false
    */
-  async reboot({ downMs = 0 } = {}) {
+  async reboot({ downMs = 0, strict = false } = {}) {
     if (downMs > 0) await this.link.set({ up: false })
+    if (strict) await Promise.all(this.routers.map(({ namespace }) => takeUpNothing(namespace)))
     await this.#forgetMappings()
     if (downMs === 0) return
     await new Promise((resolve) => setTimeout(resolve, downMs))
@@ -177,6 +190,62 @@ export class Home {
     if (this.routers.length > 0) this.routers.at(-1).wan = this.publicAddress.v4 ?? undefined
     await this.#forgetMappings()
     return this.publicAddress
+  }
+
+  /**
+   * The hosts come into another network, as from Wi-Fi to mobile: another router, another private address, another public
+   * one, and no connection is known there. Gives the new public addresses.
+   */
+  async roam() {
+    if (this.routers.length > 0 && this.#definition.v4) await this.#moveInside()
+    return this.changeAddress()
+  }
+
+  async #moveInside() {
+    const [router] = this.routers
+    const before = { router: router.lan, hosts: this.hosts.map(({ addresses }) => addresses.v4[0]) }
+    this.#roamed = !this.#roamed
+    router.lan = this.#roamed ? ROAMED_ROUTER_V4 : INSIDE_ROUTER_V4
+    const subnet = (address) => address.replace(/\d+$/, '0/24')
+    await ipIn(router.namespace, [`addr add ${router.lan}/24 dev lan0`, `addr del ${before.router}/24 dev lan0`])
+    for (const [at, host] of this.hosts.entries()) {
+      const now = (this.#roamed ? roamedV4 : insideV4)(this.#index, at)
+      const way = `dev eth0 congctl ${this.#congestion}`
+      await ipIn(host.namespace, [
+        `route del ${subnet(before.router)} dev eth0`,
+        `addr del ${before.hosts[at]}/24 dev eth0`,
+        `addr add ${now}/24 dev eth0 noprefixroute`,
+        `route add ${subnet(router.lan)} scope link ${way}`,
+        `route replace default via ${router.lan} ${way}`,
+      ])
+      host.addresses.v4 = [now]
+    }
+  }
+
+  /**
+   * Pulls the plug of a host, or puts it back: its `eth0` has no carrier meanwhile, which its system knows at once. What the
+   * home's own cable does (`link.set({ up })`) it cannot know.
+   *
+   * @param {boolean} pulled
+   * @param {number} [at] which host
+   */
+  async unplug(pulled, at = 0) {
+    const [router] = this.routers
+    if (router === undefined) throw new LabError('ERR_LAB_UNKNOWN', `the cable of ${this.name} has no other end here`)
+    const device = this.hosts.length === 1 ? 'lan0' : `port${at}`
+    const { v4, v6 } = this.#definition
+    if (pulled && v4) await this.#knowRouter(at)
+    // A router does not forget its own address because nobody is there.
+    if (pulled && v6) await inShell(router.namespace, `echo 1 > /proc/sys/net/ipv6/conf/${device}/keep_addr_on_down`)
+    await ipIn(router.namespace, [`link set ${device} ${pulled ? 'down' : 'up'}`])
+  }
+
+  /** Enters the router for good at a host: the kernel asks again only after a second, however short the cable was out. */
+  async #knowRouter(at) {
+    const [router] = this.routers
+    const link = await run('ip', ['-n', router.namespace, '-json', 'link', 'show', 'lan0'])
+    const [{ address }] = JSON.parse(link)
+    await ipIn(this.hosts[at].namespace, [`neigh replace ${router.lan} lladdr ${address} dev eth0 nud permanent`])
   }
 
   /** A new prefix from the provider: the router and every host move to it. */

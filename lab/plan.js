@@ -9,7 +9,7 @@
  *
  * These look public to software, and nothing here has a route to the outside. A home that changes its address goes from
  * .10 to .11 and from k = 1 to 2. Inside every home is the same 192.168.1.0/24, as in life: the router is .1, hosts are
- * .(10 + n) and up. Between a home router and its provider's NAT lies 100.64.n.0/24.
+ * .(10 + n) and up; who roams comes to 172.20.1.0/24, and back. Between a home router and its provider's NAT lies 100.64.n.0/24.
  *
  * Neighbours across a link are entered for good, so that no packet waits for ARP over a long cable.
  */
@@ -37,6 +37,8 @@ export const insideV6 = (home, change, last) => `${prefix(home)}:${(change + 1).
 
 export const insideV4 = (home, host) => `192.168.1.${10 + home + host}`
 export const INSIDE_ROUTER_V4 = '192.168.1.1'
+export const roamedV4 = (home, host) => `172.20.1.${10 + home + host}`
+export const ROAMED_ROUTER_V4 = '172.20.1.1'
 export const providerV4 = (home, layer) => `100.${63 + layer}.${home}.2`
 export const providerRouterV4 = (home, layer) => `100.${63 + layer}.${home}.1`
 

@@ -8,5 +8,6 @@ export default defineConfig({
     hookTimeout: 60_000,
     pool: 'forks',
     fileParallelism: false, // labs would take the cores from each other's cables
+    maxConcurrency: 2, // of tests that mostly wait, each in a lab of its own
   },
 })

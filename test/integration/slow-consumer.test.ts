@@ -6,8 +6,15 @@ import { randomBytes } from 'node:crypto'
 import net from 'node:net'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Via } from '../../src/connect/index.ts'
-import { type Peer, request, type Session, type Stream, type StreamContext } from '../../src/index.ts'
-import { IncomingStreams } from '../../src/session/index.ts'
+import {
+  type IncomingOptions,
+  type IncomingStreams,
+  type Peer,
+  request,
+  type Session,
+  type Stream,
+  type StreamContext,
+} from '../../src/index.ts'
 import { MAX_IN_FLIGHT_BYTES } from '../../src/session/outbox.ts'
 import { INITIAL_WINDOW_BYTES } from '../../src/session/stream.ts'
 import { readAll, startPeer, startWorld } from './world.ts'
@@ -169,14 +176,13 @@ test.each(['tcp', 'relay'] as const)('200 stalled streams beside a live one hold
 
 describe('streams taken from a queue', () => {
   async function queue(
-    options: ConstructorParameters<typeof IncomingStreams>[0],
+    options: IncomingOptions,
   ): Promise<{ session: Session; incoming: IncomingStreams<StreamContext> }> {
     const { session, there } = await connect('tcp')
-    const incoming = new IncomingStreams<StreamContext>(options, () => there.unhandle('/queue/1'))
+    const incoming = there.streams('/queue/1', options)
     onTestFinished(async () => {
       await incoming.return()
     })
-    there.handleStream('/queue/1', (stream, context) => incoming.take(stream, context))
     return { session, incoming }
   }
 
