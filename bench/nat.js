@@ -6,12 +6,13 @@
  * For each pair the stacks take turns. Progress goes to stderr, the table to stdout. A dial that fails is a result.
  */
 
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { kinds } from '../lab/kinds.js'
 import { Lab } from '../lab/lab.js'
-import { DEFAULT_STACKS, SERVER_NAME, services, stacks } from './nat/stacks.js'
+import { forgetNames, nameServer } from '../lab/matrix.js'
+import { DEFAULT_STACKS, services, stacks } from './nat/stacks.js'
 import { cell, DEFAULT_PAIRS, homesFor, markdown, readPair, summarise } from './nat/summary.js'
 
 const USAGE = `Usage: node bench/nat.js [--runs 3] [--pairs a:b,c,...] [--stacks NAMES] [--json FILE]
@@ -50,22 +51,6 @@ function readArguments() {
     throw new Error(`no stack is called "${unknown}"; there are ${Object.keys(stacks).join(', ')}`)
   const pairs = (values.pairs?.split(',') ?? DEFAULT_PAIRS).map((text) => readPair(text, kinds))
   return { help: values.help, json: values.json, runs, names, pairs }
-}
-
-/** The lab has no DNS: `ip netns exec` puts what it finds here in the place of /etc/hosts. */
-function nameHosts(lab) {
-  const namespaces = [...lab.hosts.values()].map(({ namespace }) => namespace)
-  process.on('exit', () => {
-    for (const namespace of namespaces) rmSync(`/etc/netns/${namespace}`, { recursive: true, force: true })
-  })
-  const server = lab.host('server').addresses
-  for (const { namespace, addresses } of lab.hosts.values()) {
-    // A resolver leaves out what the machine has no way to; a hosts file does not.
-    const known = ['v4', 'v6'].flatMap((family) => (addresses[family].length > 0 ? server[family].slice(0, 1) : []))
-    const folder = `/etc/netns/${namespace}`
-    mkdirSync(folder, { recursive: true })
-    writeFileSync(`${folder}/hosts`, known.map((address) => `${address} ${SERVER_NAME}\n`).join(''))
-  }
 }
 
 /** Starts what the stacks need on the public hosts, and a public peer of each. Gives the stacks that have both. */
@@ -159,7 +144,9 @@ async function main() {
   const startedAt = new Date()
   const lab = await Lab.create({ homes: homesFor(pairs), handleSignals: false })
   try {
-    nameHosts(lab)
+    process.on('exit', () => forgetNames(lab))
+    const { v4, v6 } = lab.host('server').addresses
+    nameServer(lab, v4[0], v6[0])
     const ready = await prepareStacks(lab, names)
     if (ready.length === 0) throw new Error('no stack can dial')
     const rows = []

@@ -14,6 +14,7 @@
  */
 
 import { access } from 'node:fs/promises'
+import { SERVER_NAME } from '../../lab/matrix.js'
 
 const HTTPS_PORT = 443 // what every network lets out
 const TURN_PORT = 3478
@@ -25,9 +26,6 @@ const TURN_ANSWER_MS = 1_000
 const DHT_NODES = 3
 
 const START_MS = 30_000 // to come online, or to have a service ready; where they can, stacks need a tenth of it
-
-/** In every host's hosts file, since Peerline's server is told by a name that has addresses of both families. */
-export const SERVER_NAME = 'server.lab'
 
 const script = (path) => new URL(path, import.meta.url)
 const BUILT = script('../../dist/index.js')
