@@ -7,7 +7,7 @@ import type { Stream } from '../session/index.ts'
 import { answeringPeer, closePeer, dialingPeer, reach, readPeerId, ready, withRecovery } from './local-peer.ts'
 import { type AllowOption, addAllow, addDial, addPeer, type DialOption, type PeerOption } from './options.ts'
 import { type Running, run, stopping } from './run.ts'
-import { tellOfPaths } from './session-news.ts'
+import { tellOfGaps } from './session-news.ts'
 
 interface PipeOptions extends PeerOption, DialOption, AllowOption {
   readonly receive?: boolean
@@ -49,7 +49,7 @@ async function send(to: string, options: PipeOptions, { out, signal }: Running):
   const peer = await dialingPeer(options)
   try {
     const session = await reach(peer, id, options, signal)
-    tellOfPaths(session, out, { signal: over.signal })
+    tellOfGaps(session, out, { signal: over.signal })
     await pipeTo(session, process.stdin, { signal })
   } catch (error) {
     throw withRecovery(error, { ERR_PEERLINE_NO_PROTOCOL: 'Run `peerline pipe --receive` there.' })

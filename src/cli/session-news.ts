@@ -4,18 +4,22 @@
 import type { PathChange, Session } from '../session/index.ts'
 import type { Output } from './output.ts'
 
-/**
- * Tells of it from now on.
- * @param options.who how a line begins that more than one session may be behind; without it the line is about the one
- * @param options.signal fires when nothing more is to be told
- */
+interface NewsOptions {
+  /** How a line begins where more than one session may be behind it. */
+  readonly who?: string
+  /** Fires when nothing more is to be told. */
+  readonly signal?: AbortSignal
+}
+
+/** Tells of changes of path, and of times without any, from now on. `onPath`: what else is to be said of a change. */
 export function tellOfPaths(
   session: Session,
   out: Output,
-  options: { who?: string; signal?: AbortSignal; onPath?: (change: PathChange) => string } = {},
+  options: NewsOptions & { onPath?: (change: PathChange) => string } = {},
 ): void {
   const { peer } = session
-  const { who = '', onPath, ...listening } = options
+  const { who = '', onPath, signal } = options
+  const listening = signal === undefined ? {} : { signal }
   session.addEventListener(
     'path',
     ({ detail }) => {
@@ -26,6 +30,14 @@ export function tellOfPaths(
     },
     listening,
   )
+  tellOfGaps(session, out, options)
+}
+
+/** Tells of times without any path. */
+export function tellOfGaps(session: Session, out: Output, options: NewsOptions = {}): void {
+  const { peer } = session
+  const { who = '', signal } = options
+  const listening = signal === undefined ? {} : { signal }
   session.addEventListener(
     'reconnecting',
     ({ detail: { error } }) => {

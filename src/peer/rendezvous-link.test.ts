@@ -311,9 +311,14 @@ describe('a link that is online', () => {
     const until = async (holds: () => boolean) => {
       while (!holds()) await turn()
     }
-    /** What was said arrives, and what is done about it then is done later. */
+    // It means to ask again only once it has read that it was refused.
+    vi.mocked(Math.random).mockReturnValue(0.95)
+    const planned = vi.spyOn(globalThis, 'setTimeout')
+    let plans = 0
     const later = async () => {
-      for (let turns = 0; turns < 200; turns++) await turn()
+      const count = () => planned.mock.calls.filter(([, ms]) => ms === 43_500).length
+      await until(() => count() > plans)
+      plans = count()
       await vi.advanceTimersByTimeAsync(45_000)
     }
     await until(() => rig.log.length === 1)
