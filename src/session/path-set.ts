@@ -109,6 +109,7 @@ export class PathSet {
         initiator: keys.initiator,
         sendLoose: (state, write) => host.sendLoose(state, write),
         busy: () => host.load().inFlight > 0,
+        held: () => host.load().held,
         onBusy: () => this.#chooser.watchSoon(),
         onTrouble: (trouble) => {
           if (trouble) this.#chooser.doubt()
@@ -302,7 +303,7 @@ export class PathSet {
     state.heardAt = now
     state.receivedBytes += bytes
     // Should nothing more come, somebody must look.
-    if (ordered && state.receivedBytes - state.receivedBefore >= FLOWING_BYTES) this.#watch.soon()
+    if (ordered && state.receivedBytes + state.deliveredBytes - state.movedBefore >= FLOWING_BYTES) this.#watch.soon()
     this.#watch.onHeard()
     if (ordered && state.stage !== 'retired') this.#fresh = state
     if (this.#host.closed()) return

@@ -463,6 +463,26 @@ describe('what a session tells of its paths', () => {
   })
 })
 
+describe('who writes and waits for a reader', () => {
+  it('notices within three seconds, however long that has lasted, that the other side is gone', async () => {
+    world = new World()
+    const link = await world.open('tcp')
+    const stream = await world.sessions[0].open('/bulk/1')
+    void stream.write(noise(1_000_000)).catch(() => {})
+    await world.pass(9_500)
+    expect(world.sessions[0].pathInfo[0]!.stage).toBe('proven')
+    let troubles = 0
+    world.sessions[0].addEventListener('trouble', () => troubles++)
+    const seen = count(link)
+    await world.pass(10_000)
+    expect([troubles, seen.ordered]).toEqual([0, [0, 0]])
+    expect(seen.loose[1]).toBeLessThanOrEqual(10)
+    link.dead.fill(true)
+    await world.pass(3_000)
+    expect(troubles).toBe(1)
+  })
+})
+
 describe('who only receives', () => {
   const big = 100_000
 
@@ -499,6 +519,7 @@ describe('who only receives', () => {
       return [message]
     }
     await world.pass(5_000)
-    expect(pings.length).toBe(1)
+    // Its own, and the answer to the other side's.
+    expect(pings.length).toBe(2)
   })
 })

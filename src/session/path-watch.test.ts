@@ -19,6 +19,7 @@ it('a path that drains slowly is not given up because the process slept meanwhil
     initiator: true,
     sendLoose: () => {},
     busy: () => false,
+    held: () => false,
     onBusy: () => {},
     onTrouble: () => {},
     choose: () => {},

@@ -33,6 +33,12 @@ import {
 /** ms for which something must have been on its way before it is looked at more closely: a round trip is nothing special. */
 const BUSY_MS = 500
 
+/**
+ * ms of silence after which the path in use is pinged while somebody writes and waits for a reader: the grant that ends the
+ * wait may have been lost with the path, and whoever writes would be the last to learn of it.
+ */
+const HELD_MS = 1_000
+
 /** ms of silence after which each kind of path is pinged. */
 export type KeepAlive = Readonly<Record<PathKind, number>>
 
@@ -46,6 +52,8 @@ export interface WatchHost {
   sendLoose(state: PathState, write: (frames: FrameWriter) => void): void
   /** Records are unacknowledged. */
   busy(): boolean
+  /** Somebody writes, and waits until the other side reads. */
+  held(): boolean
   /** Something has been on its way for a while. */
   onBusy(): void
   /** Nothing answers on any path; or something does again. */
@@ -116,6 +124,7 @@ export class PathWatch {
     let pinged = false
     let regained = false
     let flowing = false
+    const held = host.held() ? host.active() : undefined
     for (const state of [...host.paths()]) {
       const keepAlive = this.#keepAlive[state.path.kind]
       rest = Math.min(rest, keepAlive / 4)
@@ -129,10 +138,11 @@ export class PathWatch {
         state.heardAt = Math.max(state.heardAt, now - keepAlive)
         state.suspectAt = now
       }
-      if (state.receivedBytes - state.receivedBefore >= FLOWING_BYTES) state.flowing = true
-      state.receivedBefore = state.receivedBytes
+      const moved = state.receivedBytes + state.deliveredBytes
+      if (moved - state.movedBefore >= FLOWING_BYTES) state.flowing = true
+      state.movedBefore = moved
       flowing ||= state.flowing
-      switch (carePath(state, now, keepAlive, this.#timing)) {
+      switch (carePath(state, now, state === held ? HELD_MS : keepAlive, this.#timing)) {
         case 'ping':
           // Asked once: an answer says that the other side has come to an end of what it had to say.
           state.flowing = false
@@ -155,7 +165,7 @@ export class PathWatch {
     const busy = host.busy()
     this.#busySince = busy ? (this.#busySince ?? now) : undefined
     if (this.#busySince !== undefined && now - this.#busySince >= BUSY_MS) host.onBusy()
-    this.soon(busy || pinged || flowing ? CARE_MS : rest)
+    this.soon(busy || pinged || flowing ? CARE_MS : held === undefined ? rest : Math.min(rest, HELD_MS))
   }
 
   /** An answer is late on the path in use: the others are asked as well, and when none answers, that is trouble. */

@@ -154,9 +154,10 @@ export interface PathState {
    */
   suspect: 'silent' | 'slow' | undefined
   suspectAt: number
-  /** Bytes of ordered records that came on it, and those of them that had come at the last look. */
+  /** Bytes of ordered records that came on it. */
   receivedBytes: number
-  receivedBefore: number
+  /** At the last look: those, and the ones delivered. */
+  movedBefore: number
   /** Much came lately: when nothing does any more, that is either the end of it or that of the path. */
   flowing: boolean
   /** Bytes of ordered records sent on it. */
@@ -190,7 +191,7 @@ export function newPathState(path: Path, number: number, stage: PathStage): Path
     suspect: undefined,
     suspectAt: 0,
     receivedBytes: 0,
-    receivedBefore: 0,
+    movedBefore: 0,
     flowing: false,
     sentBytes: 0,
     deliveredBytes: 0,
