@@ -144,6 +144,7 @@ export class Ways {
     await this.#attempt(round, 'tcp-so', targets, signal, async () => {
       await fire
       let opened = ''
+      this.#options.session.vacate(new Set(remotes.map(({ host, port }) => formatHostPort(host, port))))
       await punchTcp({
         localPort,
         remotes,

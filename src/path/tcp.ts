@@ -89,7 +89,9 @@ export class SocketPipe implements Pipe {
   }
 
   destroy(): void {
-    this.#socket.destroy()
+    // What the kernel still holds would keep the way to that port taken, for minutes when nobody acknowledges it. TLS has no reset.
+    if ('encrypted' in this.#socket) this.#socket.destroy()
+    else this.#socket.resetAndDestroy()
   }
 }
 

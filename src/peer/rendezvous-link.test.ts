@@ -22,13 +22,14 @@ beforeEach(() => {
   vi.spyOn(Math, 'random')
 })
 afterEach(async () => {
+  // First of all: a spy on a timer that is not real gives back that one.
+  vi.restoreAllMocks()
   vi.useRealTimers()
   for (const link of links.splice(0)) link.close()
   for (const pair of await Promise.all(making.splice(0))) {
     for (const session of [pair.a, pair.b]) session.abort(OVER)
     await pair.close()
   }
-  vi.restoreAllMocks()
 })
 
 /** A server of one's own, behind a session of its own for each that dials it. */

@@ -386,6 +386,20 @@ export class PathSet {
     }
   }
 
+  /** TCP has one connection between two ports: one that does not answer makes room for the next, where nothing else answers. */
+  vacate(remotes: ReadonlySet<string>): void {
+    if (!this.trouble) return
+    for (const state of [...this.#paths.values()]) {
+      const { path, pingedAt } = state
+      if (path.kind !== 'tcp' || !remotes.has(path.remote)) continue
+      if (pingedAt === undefined || state.heardAt >= pingedAt) continue
+      this.lose(
+        state,
+        new PeerlineError('ERR_PEERLINE_TIMEOUT', `${path.remote} does not answer, and is dialled again`),
+      )
+    }
+  }
+
   /** The paths to `remote` will end soon: others come before them. */
   leave(remote: (address: string) => boolean): void {
     for (const state of this.#paths.values()) {

@@ -463,6 +463,30 @@ describe('what a session tells of its paths', () => {
   })
 })
 
+describe('an address that is about to be dialled again', () => {
+  it('loses its tcp path where nothing answers, and keeps it otherwise', async () => {
+    world = new World({ onStream: drop })
+    const tcp = await world.open('tcp')
+    const relay = world.connect('relay')
+    await world.run(() => world.sessions[0].paths.length === 2)
+    const [session] = world.sessions
+    const stream = await session.open('/x/1')
+    await world.pass(1_000)
+    const vacate = () => session.vacate(new Set([session.pathInfo.find(({ kind }) => kind === 'tcp')?.remote ?? '']))
+    tcp.dead.fill(true)
+    void stream.write(noise(100_000))
+    await world.pass(400)
+    vacate()
+    expect(session.paths).toContain('tcp')
+    relay.dead.fill(true)
+    await world.run(() => session.needsPath)
+    session.vacate(new Set(['192.0.2.1:1']))
+    expect(session.pathInfo.map(({ kind }) => kind).sort()).toEqual(['relay', 'tcp'])
+    vacate()
+    expect(session.pathInfo.map(({ kind }) => kind)).toEqual(['relay'])
+  })
+})
+
 describe('who writes and waits for a reader', () => {
   it('notices within three seconds, however long that has lasted, that the other side is gone', async () => {
     world = new World()

@@ -378,6 +378,11 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#paths.letGo(kind)
   }
 
+  /** @internal These addresses (`host:port`) are about to be dialled again, from the port that they were dialled from. */
+  vacate(remotes: ReadonlySet<string>): void {
+    if (!this.#isClosed()) this.#paths.vacate(remotes)
+  }
+
   /** @internal The paths to an address will end soon: others come before them. */
   leave(remote: (address: string) => boolean): void {
     if (!this.#isClosed()) this.#paths.leave(remote)
