@@ -67,8 +67,9 @@ export class Reconnect {
     session.addEventListener('close', () => this.#over.abort())
   }
 
-  /** A medium is back, or the network is another one: the next attempt is made now. */
+  /** A medium is back, or we are to be found elsewhere: the next attempt is made now, whatever the last one told. */
   wake(): void {
+    this.#calledUntil = 0
     this.#wake?.()
   }
 

@@ -345,12 +345,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     void this.#lan?.refresh()
     for (const link of this.#links) link.hurry()
     this.#connector.probe(CHANGED_MS)
-    this.#connector.keeper.wake()
     this.#tellChange()
   }
 
-  /** The ways to us have changed: sessions that want a better path seek it anew. */
+  /** The ways to us have changed: sessions that want a better path seek it anew, and those without any tell it at once. */
   #tellChange(): void {
+    this.#connector.keeper.wake()
     for (const session of this.sessions) this.#connector.upgradeOf(session)?.again()
   }
 
