@@ -236,7 +236,7 @@ export function sortByNearness<T extends { readonly host: string }>(
 }
 
 /** ms between two looks at the interfaces: Node has no event for it, and a look costs about 0.1 ms. */
-const WATCH_EVERY_MS = 2_000
+const WATCH_EVERY_MS = 1_000
 
 /**
  * Calls back when the addresses of this machine have changed: another network, a cable, a new IPv6 prefix. It does not
@@ -247,7 +247,7 @@ const WATCH_EVERY_MS = 2_000
 export function watchAddresses(
   onChange: (addresses: LocalAddress[]) => void,
   options: InterfaceFilter & {
-    /** @default 2_000 */
+    /** @default 1_000 */
     everyMs?: number
     loopback?: boolean
     /** What to look at each time. @default os.networkInterfaces */
