@@ -10,8 +10,11 @@ import type { Reservation } from './reservation.ts'
 import type { Upgrade } from './upgrade.ts'
 import type { Way } from './ways.ts'
 
-/** Ended sessions remembered: all of a busy peer's last minute, in about 200 bytes each. */
+/** Ended sessions remembered: all of a busy peer's last minute, in about 400 bytes each. */
 const MAX_ENDED = 4_096
+
+/** ms for which they are: nobody seeks a session for longer that goes on trying for a minute, and a call takes seconds. */
+const ENDED_MS = 90_000
 
 /** Relays where a session may have circuits now, best first. */
 export type FindRelays = (signal: AbortSignal) => Promise<readonly Reservation[]>
@@ -44,7 +47,8 @@ export interface Ending {
 export class Bonds {
   readonly #bonds = new Map<string, Bond>()
   readonly #byPeer = new Map<PeerId, Set<Session>>()
-  readonly #ended = new Map<string, Ending>()
+  /** The longest ended first. */
+  readonly #ended = new Map<string, Ending & { readonly at: number }>()
 
   get size(): number {
     return this.#bonds.size
@@ -61,7 +65,8 @@ export class Bonds {
 
   /** How a session ended, when that was lately. */
   ending(id: string): Ending | undefined {
-    return this.#ended.get(id)
+    const ending = this.#ended.get(id)
+    return ending === undefined || performance.now() - ending.at >= ENDED_MS ? undefined : ending
   }
 
   /** Sessions with a peer, those with servers that we dialled as such left out; the oldest first. */
@@ -86,10 +91,13 @@ export class Bonds {
   }
 
   #remember({ id, peer }: Session, error: PeerlineError | undefined): void {
-    const [oldest] = this.#ended.keys()
-    if (this.#ended.size >= MAX_ENDED && oldest !== undefined) this.#ended.delete(oldest)
+    const now = performance.now()
+    for (const [old, { at }] of this.#ended) {
+      if (this.#ended.size < MAX_ENDED && now - at < ENDED_MS) break
+      this.#ended.delete(old)
+    }
     const code = error?.code ?? 'ERR_PEERLINE_CLOSED'
-    this.#ended.set(id, { peer, code, message: error?.message ?? 'the session was closed' })
+    this.#ended.set(id, { peer, code, message: error?.message ?? 'the session was closed', at: now })
   }
 
   #file(session: Session): void {
