@@ -51,7 +51,7 @@ export interface AcceptorOptions {
   readonly findSession: (idHex: string) => Session | undefined
   readonly newSession: (keys: SessionKeys, peer: PeerId) => Session
   /** Answers an offer for a session that both sides have; undefined: with silence. @throws PeerlineError when it is malformed */
-  readonly resume: (offer: ReturnType<typeof openOffer>) => Uint8Array | undefined
+  readonly resume: (offer: ReturnType<typeof openOffer>) => Promise<Uint8Array | undefined>
   /** Takes a path whose first message asked for a circuit; the path is paused. Absent: we are no relay. */
   readonly onCircuit?: ((path: FramedPath, circuit: Uint8Array) => void) | undefined
 }
@@ -112,7 +112,7 @@ export class Acceptor {
     const { identity, replay, admit, tellRefusals, newSession } = this.#options
     const offer = openOffer(identity, message, { replay })
     if (offer.body.length > 0) {
-      const answer = this.#options.resume(offer)
+      const answer = await this.#options.resume(offer)
       if (answer !== undefined) path.send([answer])
       return path.close()
     }

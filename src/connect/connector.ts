@@ -157,6 +157,7 @@ export class Connector {
       body: (ways) => this.#body(ways),
       call: (to, body, how) => this.#call(to, body, how),
       seek: (bond, begun) => this.#seek(bond, begun),
+      describe: (ways, told) => (told === undefined ? this.#describe() : this.#answerWebRtc(told, ways)),
       join: (told) => this.#join(told),
       travel: (told, travelMs) => this.#travel(told, travelMs),
       closing: this.#closing.signal,
@@ -289,6 +290,12 @@ export class Connector {
     return webRtcOptions(webrtc, vantage().reflectors, (host) => mayDial(host, { loopback }), this.#closing.signal)
   }
 
+  /** Our side, described first; undefined when we have no WebRTC. Never rejects. */
+  async #describe(): Promise<WebRtcAttempt | undefined> {
+    if (this.#options.webrtc === false) return undefined
+    return WebRtcAttempt.offer(this.#webrtcOptions()).catch(() => undefined)
+  }
+
   /** Our side of what the offer describes; undefined when there is nothing, or we have no WebRTC. Never rejects. */
   async #answerWebRtc(remote: ConnectionBody, ways: ReadonlySet<Way>): Promise<WebRtcAttempt | undefined> {
     if (remote.webrtc === undefined || this.#options.webrtc === false || !ways.has('webrtc')) return undefined
@@ -368,7 +375,7 @@ export class Connector {
       const offer = openOffer(this.#options.identity, message, { replay: this.#replay })
       const { from } = offer
       const told = decodeBody(offer.body)
-      if (told.session !== undefined) return this.keeper.answer(offer, told, travelMs)
+      if (told.session !== undefined) return await this.keeper.answer(offer, told, travelMs)
       const own = this.#dialling.get(from)
       if (own !== undefined) {
         // Who dials a peer has let it in: its offer needs no further leave.

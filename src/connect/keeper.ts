@@ -10,7 +10,7 @@ import { PeerlineError } from '../errors.ts'
 import { createOffer, type openOffer } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import { parseHostPort } from '../network/address.ts'
-import type { Path } from '../path/index.ts'
+import type { Path, WebRtcAttempt } from '../path/index.ts'
 import type { Session } from '../session/index.ts'
 import { exchangeOverPath } from './acceptor.ts'
 import type { Bond, Bonds, FindRelays } from './bonds.ts'
@@ -41,6 +41,8 @@ export interface KeeperHost {
   readonly call: (to: PeerId, body: Partial<ConnectionBody>, how: CallOptions) => Promise<Called>
   /** Begins the search for direct paths. */
   readonly seek: (bond: Bond, begun: { relayed: boolean }) => Upgrade | undefined
+  /** Our side of WebRTC, described: the first, or in answer to what the other side describes. Undefined: not here. Never rejects. */
+  readonly describe: (ways: ReadonlySet<Way>, told?: ConnectionBody) => Promise<WebRtcAttempt | undefined>
   /** Comes to circuits that the other side offers. */
   readonly join: (told: ConnectionBody) => void
   /** ms until an answer is where its offer came from. */
@@ -96,11 +98,11 @@ export class Keeper {
   }
 
   /** Answers an offer for a session that both sides have, or had: it needs no leave, and makes no session. */
-  answer(
+  async answer(
     offer: ReturnType<typeof openOffer>,
     told: ConnectionBody,
     travelMs: number | undefined,
-  ): Uint8Array | undefined {
+  ): Promise<Uint8Array | undefined> {
     const id = told.session
     if (id === undefined) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'an offer names no session')
     const bond = this.#host.bonds.get(id)
@@ -114,11 +116,14 @@ export class Keeper {
     bond.session.doubt()
     if (bond.joins) this.#host.join(told)
     const ways = told.hidden === true ? new Set<Way>() : bond.ways
-    const { message } = offer.accept(encodeBody(this.#host.body(ways)))
-    if (ways.size > 0) {
-      const upgrade = bond.upgrade ?? this.#host.seek(bond, { relayed: told.circuits.length > 0 })
-      upgrade?.resume(told, told.punch?.round ?? 0, this.#host.travel(told, travelMs))
-    }
+    const upgrade =
+      ways.size > 0 ? (bond.upgrade ?? this.#host.seek(bond, { relayed: told.circuits.length > 0 })) : undefined
+    // One at a time: the other side calls again before ICE has come to an end.
+    const webrtc = upgrade?.describes === false ? await this.#host.describe(ways, told) : undefined
+    const { message } = offer.accept(encodeBody({ ...this.#host.body(ways), webrtc: webrtc?.description }))
+    const round = told.punch?.round ?? 0
+    upgrade?.resume(told, round, this.#host.travel(told, travelMs))
+    if (webrtc !== undefined) void upgrade?.connectDescribed(round, webrtc)
     return message
   }
 
@@ -127,7 +132,11 @@ export class Keeper {
     const { session, ways, relays } = bond
     if (!this.#host.signals({ hidden: ways.size === 0 })) return false
     const round = bond.upgrade?.nextRound ?? 1
-    const body = { ...this.#host.body(ways), session: session.id, punch: { round, phase: 'go' } as const }
+    // Where it is the only way it is described in the offer, as in the first one: nothing else can carry the description.
+    const alone = ways.size === 1 && ways.has('webrtc') && bond.upgrade?.describes === false
+    const webrtc = alone ? await this.#host.describe(ways) : undefined
+    const told = { ...this.#host.body(ways), session: session.id, punch: { round, phase: 'go' } as const }
+    const body = { ...told, webrtc: webrtc?.description }
     let refused = false
     const onRefused = () => {
       refused = true
@@ -140,9 +149,11 @@ export class Keeper {
       if (ways.size > 0 && !remote.hidden) {
         const upgrade = bond.upgrade ?? this.#host.seek(bond, { relayed: circuits.length > 0 })
         upgrade?.resume(remote, round, 0)
-      }
+        if (webrtc !== undefined) void upgrade?.connectDescribed(round, webrtc, remote.webrtc)
+      } else webrtc?.close()
       return true
     } catch (error) {
+      webrtc?.close()
       if (refused) this.#endedThere(session, error as PeerlineError)
       throw error
     }

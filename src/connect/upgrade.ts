@@ -21,6 +21,7 @@
 import { createHmac } from 'node:crypto'
 import type { PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
+import type { WebRtcAttempt } from '../path/index.ts'
 import type { PathAttempt } from '../session/index.ts'
 import { type Candidate, type ConnectionBody, encodeBody, type PunchCall } from './candidate.ts'
 import { firstOf, pause } from './pause.ts'
@@ -162,6 +163,16 @@ export class Upgrade {
     this.#round = Math.max(this.#round, round)
     const punched = this.#freshen().then(() => this.#punch(round, remote, fireInMs))
     if (this.#initiator) void this.#follow(punched, ROUND_DELAYS_MS)
+  }
+
+  /** True while WebRTC is being connected. */
+  get describes(): boolean {
+    return this.#ways.describes
+  }
+
+  /** Goes on with what both sides have described of WebRTC; `answer`: what the other side said to ours. Never rejects. */
+  connectDescribed(round: number, attempt: WebRtcAttempt, answer?: Uint8Array): Promise<void> {
+    return this.#ways.connectDescribed(round, attempt, answer)
   }
 
   /** Dials what is known of the other side, and lets UDP out towards it: nobody may be there. Never rejects. */

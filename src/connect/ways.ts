@@ -91,6 +91,8 @@ export class Ways {
   #onAnswerDescription: ((description: Uint8Array) => void) | undefined
   /** A WebRTC description of the other side is being answered. */
   #answering = false
+  /** What was described and is being connected. */
+  #describing = 0
   readonly #attempts: PathAttempt[] = []
 
   constructor(options: WaysOptions) {
@@ -254,9 +256,28 @@ export class Ways {
       attempt.close()
       return this.#skip(0, 'webrtc', [], 'the other side has no WebRTC')
     }
-    await this.#attempt(0, 'webrtc', [], this.#options.signal, async () => {
-      return this.#take(await attempt.connect(this.#initiator ? remote.webrtc : undefined))
-    })
+    await this.connectDescribed(0, attempt, this.#initiator ? remote.webrtc : undefined)
+  }
+
+  /** True while what was described is being connected. */
+  get describes(): boolean {
+    return this.#describing > 0
+  }
+
+  /**
+   * Connects what both sides have described.
+   * @param answer what the other side described in answer to ours; undefined where ours is the answer. Never rejects.
+   */
+  async connectDescribed(round: number, attempt: WebRtcAttempt, answer: Uint8Array | undefined): Promise<void> {
+    if (attempt.role === 'offer' && answer === undefined) {
+      attempt.close()
+      return this.#skip(round, 'webrtc', [], 'the other side has no WebRTC, or is at it')
+    }
+    this.#describing++
+    await this.#attempt(round, 'webrtc', [], this.#options.signal, async () =>
+      this.#take(await attempt.connect(answer)),
+    )
+    this.#describing--
   }
 
   /** Describes our side inside the session, and connects with the answer. Never rejects. */

@@ -1,8 +1,8 @@
 /** Sessions that lose every path: they come back, by whatever is left, and nothing is lost; or end, and say why. */
 import { createHash, randomBytes } from 'node:crypto'
 import type net from 'node:net'
-import { describe, expect, onTestFinished, test } from 'vitest'
-import { Identity, Peer, type Session, type Stream } from '../../src/index.ts'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
+import { Identity, Peer, Session, type Stream } from '../../src/index.ts'
 import { Server } from '../../src/server/index.ts'
 import { cut, once, portOf, readAll, startPeer, startServer, watchSockets } from './world.ts'
 
@@ -89,6 +89,24 @@ describe('a session that loses every path in the middle of a transfer', () => {
     expect(received).toBe(sent)
     expect(seen).toEqual(['reconnecting', 'reconnected'])
     expect(a.sessions.filter(({ peer }) => peer === b.id)).toEqual([session])
+  })
+
+  test('by WebRTC alone, describes itself anew by the server', async () => {
+    const attach = vi.spyOn(Session.prototype, 'attach')
+    onTestFinished(() => attach.mockRestore())
+    const { url } = await startServer()
+    const options = { rendezvous: [url], via: 'webrtc', webrtc: {} } as const
+    const [a, b] = [await startPeer(options), await startPeer(options)]
+    await Promise.all([a.online(), b.online()])
+    const session = await a.connect(b.id)
+    expect(session.path).toBe('webrtc')
+    const seen = states(session)
+    const { sent, received } = await transfer(session, b, (piece) => {
+      if (piece === 20) for (const [path] of attach.mock.calls) path.destroy()
+    })
+    expect(received).toBe(sent)
+    expect(seen).toEqual(['reconnecting', 'reconnected'])
+    expect(session.path).toBe('webrtc')
   })
 
   test('by a relay that dies for good, moves to another', async () => {
