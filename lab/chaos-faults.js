@@ -221,14 +221,19 @@ export const faults = {
   'cable-5s': { ...cable(5_000), expects: whole },
   'cable-30s': { ...cable(30_000), expects: whole },
   'cable-90s': { ...cable(90_000), expects: lost },
-  'cable-90s-wait': { ...cable(90_000), reconnectMs: 180_000, expects: whole },
+  'cable-90s-wait': { ...patient(cable(90_000)), expects: whole },
   'silence-1s': { ...silence(1_000), expects: whole },
   'silence-5s': { ...silence(5_000), expects: whole },
   'silence-30s': { ...silence(30_000), expects: whole },
   'silence-90s': { ...silence(90_000), expects: lost },
-  'silence-90s-wait': { ...silence(90_000), reconnectMs: 180_000, expects: whole },
+  'silence-90s-wait': { ...patient(silence(90_000)), expects: whole },
   'stopped-3s': stopped(3_000),
   'stopped-20s': stopped(20_000),
+}
+
+/** The same where three minutes are given to come back. */
+function patient(fault) {
+  return { ...fault, about: `${fault.about}, with a window of 3 min`, reconnectMs: 180_000 }
 }
 
 /** One process stands still, as under a debugger or in a machine that is asleep. */
