@@ -17,6 +17,7 @@ it('two changes that follow the other side are five seconds apart', () => {
       paths: () => paths,
       has: () => true,
       ping: () => {},
+      late: () => false,
       load: () => ({ inFlight: 0, acked: 0, held: false, oldestPath: undefined, takeBack: () => {} }),
       onSwitch: () => {},
       onUsable: () => {},

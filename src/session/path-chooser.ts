@@ -10,17 +10,7 @@
 import type { PathKind } from '../path/index.ts'
 import { formatRate, type PathLog } from './path-log.ts'
 import { LOW_RTT_MS, METER_FROM_BYTES, PathMeter, TICK_MS } from './path-meter.ts'
-import {
-  choosePath,
-  DRAIN_TIMEOUT_MS,
-  FOLLOW_HOLD_MS,
-  isDirect,
-  isLate,
-  PATH_TIMING,
-  type PathState,
-  type PathTiming,
-  shouldFollow,
-} from './paths.ts'
+import { choosePath, DRAIN_TIMEOUT_MS, FOLLOW_HOLD_MS, isDirect, type PathState, shouldFollow } from './paths.ts'
 
 /**
  * What is in the buffers of a path that is left arrives by itself, and holds up what comes behind it. When that takes longer
@@ -63,6 +53,8 @@ export interface ChooserHost {
   paths(): Iterable<PathState>
   has(state: PathState): boolean
   ping(state: PathState, patienceMs?: number): void
+  /** A ping has gone unanswered for longer than an answer takes. */
+  late(state: PathState, now: number): boolean
   load(): SendLoad
   /** Another path is in use now. */
   onSwitch(): void
@@ -78,7 +70,6 @@ export interface ChooserHost {
 export class PathChooser {
   readonly #host: ChooserHost
   readonly #log: PathLog
-  readonly #timing: PathTiming
   readonly #meter = new PathMeter()
   #active: PathState | undefined
   /** What measuring, or the other side, showed to be better than its kind says. */
@@ -99,10 +90,9 @@ export class PathChooser {
   #other: PathState | undefined
   #records = 0
 
-  constructor(host: ChooserHost, log: PathLog, timing: Partial<PathTiming> = {}) {
+  constructor(host: ChooserHost, log: PathLog) {
     this.#host = host
     this.#log = log
-    this.#timing = { ...PATH_TIMING, ...timing }
   }
 
   /** The path in use. */
@@ -288,7 +278,7 @@ export class PathChooser {
       inFlight,
       waiting: inFlight && (load.held || !used.path.writable),
       acked: load.acked,
-      late: isLate(used, now, this.#timing),
+      late: this.#host.late(used, now),
       elsewhere: load.oldestPath === used ? undefined : load.oldestPath,
     })
     used.rate = this.#meter.rate ?? used.rate

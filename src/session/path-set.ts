@@ -91,6 +91,7 @@ export class PathSet {
         paths,
         has: (state) => this.has(state),
         ping: (state, patienceMs) => this.#watch.ping(state, patienceMs),
+        late: (state, now) => this.#watch.isLate(state, now),
         load: () => host.load(),
         onSwitch: () => host.onSwitch(),
         onUsable: (proven) => host.onUsable(proven),
@@ -99,7 +100,6 @@ export class PathSet {
         guard,
       },
       this.#log,
-      timing,
     )
     this.#watch = new PathWatch(
       {

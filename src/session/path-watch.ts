@@ -96,6 +96,11 @@ export class PathWatch {
     return this.#trouble
   }
 
+  /** A ping on the path has gone unanswered for longer than an answer takes. */
+  isLate(state: PathState, now: number): boolean {
+    return isLate(state, now, this.#timing)
+  }
+
   get keepAlive(): KeepAlive {
     return this.#keepAlive
   }
@@ -171,10 +176,10 @@ export class PathWatch {
   /** An answer is late on the path in use: the others are asked as well, and when none answers, that is trouble. */
   #lookForTrouble(now: number): void {
     const active = this.#host.active()
-    if (active === undefined || !isLate(active, now, this.#timing)) return
+    if (active === undefined || !this.isLate(active, now)) return
     let late = true
     for (const state of this.#host.paths()) {
-      if (state.stage !== 'proven' || isLate(state, now, this.#timing)) continue
+      if (state.stage !== 'proven' || this.isLate(state, now)) continue
       late = false
       const asked = state.pingedAt !== undefined && state.heardAt < state.pingedAt
       if (state.heardAt < active.pingedAt! && !asked) this.ping(state)
