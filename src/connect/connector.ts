@@ -27,7 +27,7 @@ import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUI
 import { joinCircuits, openCircuit } from './circuit.ts'
 import { type Exchanged, exchange } from './exchange.ts'
 import { type CallOptions, Keeper } from './keeper.ts'
-import { firstOf, untilAborted } from './pause.ts'
+import { firstOf, under, untilAborted } from './pause.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
 import { Upgrade } from './upgrade.ts'
@@ -467,17 +467,13 @@ export class Connector {
    * @throws PeerlineError of the first address
    */
   async dialDirect(to: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
-    const over = new AbortController()
-    const limited = firstOf(signal, this.#closing.signal, over.signal)
-    try {
+    return under([signal, this.#closing.signal], async (limited) => {
       const path = await raceTcp(
         addresses.map((address) => parseHostPort(address)),
         limited,
       )
-      return await this.#handshake(to, path, limited, { ...this.#answering(false), addresses })
-    } finally {
-      over.abort()
-    }
+      return this.#handshake(to, path, limited, { ...this.#answering(false), addresses })
+    })
   }
 
   /** A session with a server, over what its URL says, from a port of our choice if there is one. */
@@ -493,17 +489,13 @@ export class Connector {
 
   /** A session with whoever answers at an address (`host:port`); the caller decides what it thinks of it. */
   async discover(address: string, signal: AbortSignal): Promise<Session> {
-    const over = new AbortController()
-    const limited = firstOf(signal, this.#closing.signal, over.signal)
-    try {
+    return under([signal, this.#closing.signal], async (limited) => {
       const path = await raceTcp([parseHostPort(address)], limited)
       const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal: limited })
       const session = this.#newSession(keys, peer, { ...this.#answering(false), addresses: [address] })
       session.adopt(path, true)
       return session
-    } finally {
-      over.abort()
-    }
+    })
   }
 
   async #handshake(to: PeerId, path: Path, signal: AbortSignal, making: Making): Promise<Session> {

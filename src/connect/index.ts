@@ -9,7 +9,7 @@ export {
   type NatHint,
 } from './candidate.ts'
 export { Connector, type ConnectorOptions, type Via } from './connector.ts'
-export { firstOf, untilAborted } from './pause.ts'
+export { firstOf, under, untilAborted } from './pause.ts'
 export type { BirthdayBudget } from './punch-udp.ts'
 export { MAX_RELAY_MESSAGE_BYTES, RELAY_PROTOCOL, Reservation } from './reservation.ts'
 export { DEFAULT_PORT, parseServerAddress, parseServerUrl, type ServerUrl } from './url.ts'

@@ -27,6 +27,16 @@ export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: 
   })
 }
 
+/** Does `work` under a signal that fires with the first of `signals`, and leaves nothing behind at them when it is over. */
+export async function under<T>(signals: readonly AbortSignal[], work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const over = new AbortController()
+  try {
+    return await work(firstOf(...signals, over.signal))
+  } finally {
+    over.abort()
+  }
+}
+
 /**
  * Fires with the first of `signals`, and then leaves nothing behind at the others. One of them must fire in the end: a
  * timeout, or a controller of the caller's that is aborted when the work is over. `AbortSignal.any` leaves an entry for

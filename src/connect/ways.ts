@@ -252,10 +252,6 @@ export class Ways {
   async described(remote: ConnectionBody): Promise<void> {
     const { webrtcAttempt: attempt } = this.#options
     if (attempt === undefined) return
-    if (this.#initiator && remote.webrtc === undefined) {
-      attempt.close()
-      return this.#skip(0, 'webrtc', [], 'the other side has no WebRTC')
-    }
     await this.connectDescribed(0, attempt, this.#initiator ? remote.webrtc : undefined)
   }
 
@@ -271,7 +267,7 @@ export class Ways {
   async connectDescribed(round: number, attempt: WebRtcAttempt, answer: Uint8Array | undefined): Promise<void> {
     if (attempt.role === 'offer' && answer === undefined) {
       attempt.close()
-      return this.#skip(round, 'webrtc', [], 'the other side has no WebRTC, or is at it')
+      return this.#skip(round, 'webrtc', [], 'the other side has no WebRTC')
     }
     this.#describing++
     await this.#attempt(round, 'webrtc', [], this.#options.signal, async () =>

@@ -5,8 +5,8 @@ import {
   type BirthdayBudget,
   type Candidate,
   Connector,
-  firstOf,
   parseServerUrl,
+  under,
   untilAborted,
   type Via,
   type WebRtcSetup,
@@ -375,14 +375,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    * @throws PeerlineError of the first one when all have failed (they are tried again all the same), or what the signal says
    */
   async online(options: { signal?: AbortSignal } = {}): Promise<void> {
-    const over = new AbortController()
     const given = options.signal === undefined ? [] : [options.signal]
-    const signal = firstOf(this.#closing.signal, over.signal, ...given)
-    try {
-      await this.#online(signal)
-    } finally {
-      over.abort()
-    }
+    await under([this.#closing.signal, ...given], (signal) => this.#online(signal))
   }
 
   async #online(signal: AbortSignal): Promise<void> {
