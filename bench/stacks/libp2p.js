@@ -1,25 +1,12 @@
 /** js-libp2p 3: tcp, Noise, yamux, nothing else. Each pipe is a new connection with one stream. */
 
+import '../lib/polyfill.js'
 import { emptyPipe } from '../lib/pipe.js'
 
 const PROTOCOL = '/bench/1'
 const MANY = 100_000 // lifts the connection and rate limits, which are made for strangers, out of the way
 
-/** js-libp2p 3 expects Promise.withResolvers, which Node 20 lacks. Must run before libp2p is imported. */
-function polyfill() {
-  Promise.withResolvers ??= () => {
-    let resolve
-    let reject
-    const promise = new Promise((yes, no) => {
-      resolve = yes
-      reject = no
-    })
-    return { promise, resolve, reject }
-  }
-}
-
 async function createNode(listen) {
-  polyfill()
   const [{ createLibp2p }, { tcp }, { noise }, { yamux }] = await Promise.all([
     import('libp2p'),
     import('@libp2p/tcp'),

@@ -12,7 +12,7 @@ import { EXIT, exitCodeOf } from './exit-codes.ts'
 import { failureLine, Output } from './output.ts'
 
 /** ms that a stopped command has to say goodbye to its peers. */
-const STOP_MS = 2_000
+export const STOP_MS = 2_000
 
 /** ms within which the process ends by itself when its work is done; a handle left open must not keep it. */
 const END_MS = 1_000

@@ -15,13 +15,10 @@ import {
   wholeNumber,
 } from './options.ts'
 import type { Output } from './output.ts'
-import { run, stopping } from './run.ts'
+import { run, STOP_MS, stopping } from './run.ts'
 
 /** ms for goodbyes, within what a stopped command has. */
 const CLOSE_MS = 1_500
-
-/** ms that a stopped command has beyond what it was told to drain. */
-const STOP_MS = 2_000
 
 /** Seconds to drain: several times what peers need to open another path. */
 const DRAIN_SECONDS = 10
