@@ -11,6 +11,7 @@ const SRC = fileURLToPath(new URL('../../src', import.meta.url))
 /** The rooms from the ground floor up. Each may import from those before it; CONTRIBUTING.md says what each holds. */
 const FLOORS = [
   'errors.ts',
+  'events.ts',
   'bytes',
   'identity',
   'handshake',
@@ -32,6 +33,7 @@ const FLOORS = [
 const UNAWARE: readonly (readonly [string, readonly string[]])[] = [
   ['path', ['identity', 'handshake']],
   ['network', ['identity', 'handshake', 'session']],
+  ['discovery', ['handshake', 'path', 'session', 'signaling']],
   ['policy', ['path', 'session', 'signaling', 'connect']],
   ['protocol', ['connect', 'signaling', 'policy']],
 ]

@@ -1,0 +1,307 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { isPeerlineError } from '../errors.ts'
+import { Identity, type PeerId, toDidKey } from '../identity/index.ts'
+import { hostileJson } from './hostile-json.compliance.ts'
+import { MAX_LABELS } from './known-peer.ts'
+import { KnownPeers, MAX_PEERS } from './known-peers.ts'
+
+const PEERS = Array.from({ length: 6 }, () => Identity.generate().peerId)
+const [ALICE, BOB] = PEERS as [PeerId, PeerId]
+const invalid = expect.objectContaining({ code: 'ERR_PEERLINE_INVALID' })
+const limit = expect.objectContaining({ code: 'ERR_PEERLINE_LIMIT' })
+
+/** A name that stands for a peer where nobody reads it as one. */
+const nth = (n: number): PeerId => `peer ${n}` as PeerId
+const clocked = (): KnownPeers => {
+  let now = 1_000
+  return new KnownPeers({ now: () => now++ })
+}
+
+/** What the book tells, as text. */
+function told(book: KnownPeers): string[] {
+  const lines: string[] = []
+  book.addEventListener('add', ({ detail }) => lines.push(`add ${detail.peer}`))
+  book.addEventListener('remove', ({ detail }) => lines.push(`remove ${detail.peer} ${detail.reason}`))
+  book.addEventListener('change', ({ detail }) => lines.push(`change ${detail.peer} ${detail.what}`))
+  book.addEventListener('load', ({ detail }) => lines.push(`load ${detail.peers}`))
+  return lines
+}
+
+describe('the address book', () => {
+  test('never learns the port that an inbound connection came from', () => {
+    const book = clocked()
+    book.learn(ALICE, ['192.0.2.1:4400'], 'told')
+    book.connected(ALICE, { direction: 'in', address: '192.0.2.1:51234' })
+    book.connected(BOB, { direction: 'in', address: '192.0.2.2:51235' })
+    expect(book.addressesOf(ALICE)).toEqual(['192.0.2.1:4400'])
+    expect(book.get(ALICE)?.addresses[0]).toEqual({ address: '192.0.2.1:4400', source: 'told', failures: 0 })
+    expect(book.get(BOB)).toEqual({ id: BOB, tags: [], groups: [], addresses: [], lastMet: 1_001 })
+  })
+
+  test('dials what worked first, and what failed last', () => {
+    const book = clocked()
+    book.give(ALICE, '192.0.2.1:4400')
+    book.learn(ALICE, ['192.0.2.2:4400', '192.0.2.3:4400'], 'told')
+    book.failed(ALICE, '192.0.2.1:4400')
+    book.connected(ALICE, { direction: 'out', address: '192.0.2.3:4400' })
+    book.connected(ALICE, { direction: 'out', address: '[::ffff:192.0.2.9]:4400' })
+    book.connected(ALICE, { direction: 'out' }) // by a relay
+    expect(book.addressesOf(ALICE)).toEqual(['192.0.2.9:4400', '192.0.2.3:4400', '192.0.2.2:4400', '192.0.2.1:4400'])
+    expect(book.get(ALICE)?.addresses[0]?.source).toBe('dialled')
+    expect(book.addressesOf(BOB)).toEqual([])
+  })
+
+  test('passes over what others tell that is no address', () => {
+    const book = clocked()
+    const nonsense = [
+      '',
+      'x',
+      'home.example:1',
+      '0.0.0.0:1',
+      '[fe80::1%eth0]:1',
+      '192.0.2.1:0',
+      '\0:1',
+      'a'.repeat(9_999),
+    ]
+    expect(book.learn(ALICE, nonsense, 'lan')).toBe(0)
+    expect(book.has(ALICE)).toBe(false)
+    expect(book.learn(ALICE, [...nonsense, '192.0.2.1:1'], 'lan')).toBe(1)
+    expect(book.learn(ALICE, ['home.example:1'], 'record')).toBe(1)
+    const flood = Array.from({ length: 1_000 }, (_, n) => `192.0.2.7:${n + 1}`)
+    expect(book.learn(BOB, flood, 'told')).toBe(16)
+    expect(book.addressesOf(BOB)).toEqual(flood.slice(0, 16))
+  })
+
+  test('takes a peer id in each of its forms from the user, and nothing else', () => {
+    const book = clocked()
+    book.give(toDidKey(ALICE), '192.0.2.1:4400')
+    expect(book.addressesOf(ALICE)).toEqual(['192.0.2.1:4400'])
+    expect(() => book.give('somebody')).toThrow(invalid)
+    expect(() => book.give(BOB, '192.0.2.1')).toThrow(invalid)
+    expect(book.has(BOB)).toBe(false)
+  })
+
+  test('has names, notes, tags and groups', () => {
+    const book = clocked()
+    book.describe(ALICE, { name: 'Älice', note: 'the one\nin the attic' })
+    book.tag(ALICE, 'friend')
+    book.join(ALICE, 'family')
+    book.join(ALICE, 'club')
+    book.join(BOB, 'club')
+    expect(book.get(ALICE)).toMatchObject({ name: 'Älice', note: 'the one\nin the attic', tags: ['friend'] })
+    expect(book.groupsOf(ALICE)).toEqual(['club', 'family'])
+    expect(book.inGroup('club')).toEqual([ALICE, BOB])
+    expect([book.leave(ALICE, 'club'), book.leave(ALICE, 'club')]).toEqual([true, false])
+    expect(book.inGroup('club')).toEqual([BOB])
+    expect([book.untag(ALICE, 'friend'), book.untag(BOB, 'friend')]).toEqual([true, false])
+    book.describe(ALICE, { note: '' })
+    expect(book.get(ALICE)).toEqual({ id: ALICE, name: 'Älice', tags: [], groups: ['family'], addresses: [] })
+  })
+
+  test.each(['', ' x', 'x'.repeat(65), 'two\nlines', 'turned \u202eround', 'in\u200bvisible', '\ud800'])(
+    'has no peer, tag or group called %j',
+    (text) => {
+      const book = clocked()
+      if (text !== '') expect(() => book.describe(ALICE, { name: text })).toThrow(invalid)
+      expect(() => book.tag(ALICE, text)).toThrow(invalid)
+      expect(() => book.join(ALICE, text)).toThrow(invalid)
+      expect(book.size).toBe(0)
+    },
+  )
+
+  test('has no group that no rule can say', () => {
+    const book = clocked()
+    for (const name of ['two words', 'ünï', '-x', 'group:x', '*']) expect(() => book.join(ALICE, name)).toThrow(invalid)
+    expect(book.size).toBe(0)
+  })
+
+  test('puts a peer in at most 32 groups', () => {
+    const book = clocked()
+    for (let n = 0; n < MAX_LABELS; n++) book.join(ALICE, `group-${n}`)
+    book.join(ALICE, 'group-0')
+    expect(() => book.join(ALICE, 'one-more')).toThrow(limit)
+    expect(book.groupsOf(ALICE)).toHaveLength(MAX_LABELS)
+  })
+
+  test('tells what changes, and nothing when nothing does', () => {
+    const book = clocked()
+    const lines = told(book)
+    book.give(ALICE, '192.0.2.1:1')
+    book.give(ALICE, '192.0.2.1:1')
+    book.learn(ALICE, ['192.0.2.1:1'], 'told')
+    book.failed(ALICE, '192.0.2.1:1')
+    book.failed(ALICE, '192.0.2.1:2')
+    book.failed(BOB, '192.0.2.1:1')
+    book.connected(ALICE, { direction: 'in' })
+    book.tag(ALICE, 'x')
+    book.tag(ALICE, 'x')
+    book.forget(ALICE, '192.0.2.1:1')
+    book.forget(ALICE, '192.0.2.1:1')
+    book.forget(ALICE)
+    book.forget(ALICE)
+    expect(lines.map((line) => line.replace(ALICE, 'ALICE'))).toEqual([
+      'add ALICE',
+      'change ALICE addresses',
+      'change ALICE addresses',
+      'change ALICE met',
+      'change ALICE tags',
+      'change ALICE addresses',
+      'remove ALICE forgotten',
+    ])
+  })
+})
+
+describe('a full address book', () => {
+  /** `count` peers that were heard of. */
+  function filled(count: number): KnownPeers {
+    const book = clocked()
+    for (let n = 0; n < count; n++) book.learn(nth(n), ['192.0.2.1:1'], 'lan')
+    return book
+  }
+
+  test('drops who was touched longest ago, of those nobody has met', () => {
+    const book = filled(MAX_PEERS)
+    book.connected(nth(0), { direction: 'in' })
+    book.learn(nth(1), ['192.0.2.1:2'], 'lan')
+    const lines = told(book)
+    book.learn(nth(-1), ['192.0.2.1:1'], 'lan')
+    expect(lines).toEqual(['remove peer 2 full', 'add peer -1', 'change peer -1 addresses'])
+    expect(book.size).toBe(MAX_PEERS)
+  })
+
+  test('keeps whom we met while strangers call out names', () => {
+    const book = filled(MAX_PEERS)
+    for (let n = 0; n < 10; n++) book.connected(nth(n), { direction: 'out', address: '192.0.2.1:1' })
+    for (let n = 0; n < 2 * MAX_PEERS; n++) book.learn(nth(-1 - n), ['192.0.2.1:1'], 'lan')
+    expect(Array.from({ length: 10 }, (_, n) => book.has(nth(n)))).not.toContain(false)
+    expect(book.size).toBe(MAX_PEERS)
+  })
+
+  test('drops whom we met longest ago when it knows no others', () => {
+    const book = clocked()
+    for (let n = 0; n < MAX_PEERS; n++) book.connected(nth(n), { direction: 'in' })
+    book.connected(nth(-1), { direction: 'in' })
+    expect([book.has(nth(0)), book.has(nth(1)), book.has(nth(-1))]).toEqual([false, true, true])
+  })
+
+  test('never drops whom the user has marked', () => {
+    const book = clocked()
+    book.load(PEERS.map((id) => ({ id, tags: [], groups: [], addresses: [] })))
+    book.tag(PEERS[0]!, 'x')
+    book.join(PEERS[1]!, 'x')
+    book.describe(PEERS[2]!, { name: 'x' })
+    book.describe(PEERS[3]!, { note: 'x' })
+    book.give(PEERS[4]!, '192.0.2.1:1')
+    for (let n = 0; n < MAX_PEERS; n++) book.learn(nth(n), ['192.0.2.1:1'], 'lan')
+    expect(PEERS.map((peer) => book.has(peer))).toEqual([true, true, true, true, true, false])
+    book.untag(PEERS[0]!, 'x')
+    for (let n = 0; n < MAX_PEERS; n++) book.learn(nth(-n), ['192.0.2.1:1'], 'lan')
+    expect(book.has(PEERS[0]!)).toBe(false)
+  })
+})
+
+/** A book after some of everything has happened to it. */
+const books = fc
+  .array(
+    fc.record({
+      what: fc.constantFrom('told', 'lan', 'given', 'in', 'out', 'failed', 'tag', 'group', 'name', 'note', 'forget'),
+      peer: fc.constantFrom(...PEERS),
+      n: fc.integer({ min: 1, max: 20 }),
+      text: fc.constantFrom('a', 'B', 'ünï', 'z z'),
+    }),
+    { maxLength: 80 },
+  )
+  .map((steps) => {
+    const book = clocked()
+    for (const { what, peer, n, text } of steps) {
+      const address = `192.0.2.${n}:4400`
+      if (what === 'told' || what === 'lan') book.learn(peer, [address], what)
+      else if (what === 'given') {
+        if (book.get(peer)?.addresses.length !== 16) book.give(peer, address)
+      } else if (what === 'in' || what === 'out') book.connected(peer, { direction: what, address })
+      else if (what === 'failed') book.failed(peer, address)
+      else if (what === 'tag') book.tag(peer, text)
+      else if (what === 'group') book.join(peer, `g${n}`)
+      else if (what === 'forget') book.forget(peer)
+      else book.describe(peer, { [what]: text })
+    }
+    return book
+  })
+
+describe('an exported address book', () => {
+  test('is the same when it is loaded, order and all', () => {
+    fc.assert(
+      fc.property(books, (book) => {
+        const json = JSON.stringify(book.export())
+        const copy = clocked()
+        copy.give(ALICE) // what was there before is not there any more
+        copy.load(JSON.parse(json))
+        expect(copy.export()).toStrictEqual(JSON.parse(json))
+        expect(copy.export()).toStrictEqual(book.export())
+      }),
+      { numRuns: 200 },
+    )
+  })
+
+  test('that somebody had a hand in is refused as a whole, or is right', () => {
+    const hostile = books.chain((book) => hostileJson(JSON.parse(JSON.stringify(book.export()))))
+    let refused = 0
+    fc.assert(
+      fc.property(hostile, (json) => {
+        const book = clocked()
+        book.tag(ALICE, 'kept')
+        const before = book.export()
+        try {
+          book.load(json)
+        } catch (error) {
+          refused++
+          expect(isPeerlineError(error) && error.code).toBe('ERR_PEERLINE_INVALID')
+          expect(book.export()).toEqual(before)
+          return
+        }
+        const copy = clocked()
+        copy.load(JSON.parse(JSON.stringify(book.export())))
+        expect(copy.export()).toEqual(book.export())
+      }),
+      { numRuns: 500 },
+    )
+    expect(refused).toBeGreaterThan(100)
+  })
+
+  const entry = { id: ALICE, tags: [], groups: [], addresses: [] }
+  const known = { address: '192.0.2.1:1', source: 'told', failures: 0 }
+  test.each([
+    ['more peers than may be', Array.from({ length: MAX_PEERS + 1 }, () => entry)],
+    ['a peer twice', [entry, entry]],
+    ['a peer in another form', [{ ...entry, id: toDidKey(ALICE) }]],
+    ['no peer', [{ ...entry, id: 'x'.repeat(52) }]],
+    ['an address twice', [{ ...entry, addresses: [known, known] }]],
+    ['an address in another form', [{ ...entry, addresses: [{ ...known, address: '[::FFFF:192.0.2.1]:1' }] }]],
+    [
+      '17 addresses',
+      [{ ...entry, addresses: Array.from({ length: 17 }, (_, n) => ({ ...known, address: `a:${n + 1}` })) }],
+    ],
+    [
+      'addresses out of order',
+      [
+        {
+          ...entry,
+          addresses: [
+            { ...known, failures: 1, lastFailure: 1 },
+            { ...known, address: '192.0.2.2:1' },
+          ],
+        },
+      ],
+    ],
+    ['a failure that never was', [{ ...entry, addresses: [{ ...known, failures: 1 }] }]],
+    ['tags out of order', [{ ...entry, tags: ['b', 'a'] }]],
+    ['a tag twice', [{ ...entry, tags: ['a', 'a'] }]],
+    ['a group that no rule can say', [{ ...entry, groups: ['two words'] }]],
+    ['33 groups', [{ ...entry, groups: Array.from({ length: 33 }, (_, n) => `${n + 100}`) }]],
+    ['no list', { 0: entry }],
+    ['a prototype for an entry', JSON.parse(`[{ "__proto__": ${JSON.stringify(entry)} }]`)],
+  ])('is refused with %s', (_, json) => {
+    expect(() => clocked().load(json)).toThrow(invalid)
+  })
+})

@@ -1,0 +1,317 @@
+/**
+ * The address book: the peers that we know, where they were, and what the user calls them.
+ *
+ * - It never learns where an inbound connection came from: that port is one of many, gone with the connection. Dialable is
+ *   what was dialled with success, what the peer itself or a record of it told, and what the user gave.
+ * - {@link MAX_PEERS} at most. For one more, the peer goes that was touched longest ago: first of those we never had a
+ *   session with, so that names called out on a network cannot flush out real acquaintances. Peers that the user has
+ *   marked (a tag, group, name, note or address) are never dropped.
+ * - What the user does fails loudly; what others tell is taken as far as it is valid and fits.
+ */
+import { fields } from '../bytes/index.ts'
+import { isPeerlineError, PeerlineError } from '../errors.ts'
+import { TypedEventTarget } from '../events.ts'
+import { type PeerId, parsePeerId } from '../identity/index.ts'
+import { AddressList, dialableAddress, MAX_ADDRESSES } from './address-list.ts'
+import {
+  checkGroup,
+  checkLabel,
+  checkNote,
+  type Entry,
+  isMarked,
+  type KnownPeer,
+  MAX_LABELS,
+  readEntry,
+  view,
+} from './known-peer.ts'
+
+/** Peers in the book: with a few addresses each, some 10 MB of memory and 3 MB of file. */
+export const MAX_PEERS = 10_000
+
+/** What {@link KnownPeers.export} gives and `load` takes: plain JSON, the peer touched longest ago first. */
+export type KnownPeersJson = readonly KnownPeer[]
+
+export type KnownPeersEvents = {
+  add: { peer: PeerId }
+  /** `full`: it had to make place for another. */
+  remove: { peer: PeerId; reason: 'forgotten' | 'full' }
+  change: { peer: PeerId; what: 'addresses' | 'met' | 'tags' | 'groups' | 'about' }
+  /** Everything is another now. */
+  load: { peers: number }
+}
+
+/** The peers in the order in which they were touched, and which of them may be dropped. */
+class Book {
+  readonly entries = new Map<PeerId, Entry>()
+  /** Unmarked peers, in the same order: those never met, and those met. */
+  readonly #strangers = new Set<PeerId>()
+  readonly #acquaintances = new Set<PeerId>()
+
+  /** Puts it last in the order, and where its marks have it. */
+  touch(entry: Entry): void {
+    this.delete(entry.id)
+    this.entries.set(entry.id, entry)
+    if (!isMarked(entry)) (entry.lastMet === undefined ? this.#strangers : this.#acquaintances).add(entry.id)
+  }
+
+  delete(id: PeerId): boolean {
+    this.#strangers.delete(id)
+    this.#acquaintances.delete(id)
+    return this.entries.delete(id)
+  }
+
+  /** Who goes when another comes. */
+  get victim(): PeerId | undefined {
+    const [stranger] = this.#strangers
+    const [acquaintance] = this.#acquaintances
+    return stranger ?? acquaintance
+  }
+}
+
+export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
+  readonly #now: () => number
+  #book = new Book()
+
+  /** @param options `now`: ms since 1970, whole. @default Date.now */
+  constructor(options: { now?: () => number } = {}) {
+    super()
+    this.#now = options.now ?? Date.now
+  }
+
+  get size(): number {
+    return this.#book.entries.size
+  }
+
+  has(peer: PeerId): boolean {
+    return this.#book.entries.has(peer)
+  }
+
+  get(peer: PeerId): KnownPeer | undefined {
+    const entry = this.#book.entries.get(peer)
+    return entry && view(entry)
+  }
+
+  /** All of them, the one touched longest ago first. */
+  list(): KnownPeer[] {
+    return [...this.#book.entries.values()].map(view)
+  }
+
+  /** Where to dial a peer (`host:port`), in this order; nothing when it is not known. */
+  addressesOf(peer: PeerId): string[] {
+    return (this.#book.entries.get(peer)?.addresses.all ?? []).map(({ address }) => address)
+  }
+
+  /** The groups that a peer is in. */
+  groupsOf(peer: PeerId): readonly string[] {
+    return this.#book.entries.get(peer)?.groups ?? []
+  }
+
+  /** The peers that are in a group. */
+  inGroup(group: string): PeerId[] {
+    return [...this.#book.entries.values()].filter(({ groups }) => groups.includes(group)).map(({ id }) => id)
+  }
+
+  // ---- what happens on the network ----
+
+  /**
+   * Others told of a peer: itself (`told`; of its candidates, those where it listens), a record that it signed, or the
+   * local network. At most 16 are looked at; what is no address is passed over, and a name but in a record as well.
+   * @returns how many were new
+   */
+  learn(peer: PeerId, addresses: readonly string[], source: 'told' | 'record' | 'lan'): number {
+    const name = source === 'record'
+    const valid = addresses.slice(0, MAX_ADDRESSES).flatMap((text) => canonical(text, { zone: false, name }) ?? [])
+    const entry = valid.length === 0 ? undefined : this.#entry(peer)
+    if (entry === undefined) return 0
+    const learned = valid.filter((address) => entry.addresses.learn(address, source)).length
+    this.#touched(entry, learned > 0 ? 'addresses' : undefined)
+    return learned
+  }
+
+  /**
+   * A session with a peer has opened. Only of one that we dialled is the address kept, and goes to the front: where an
+   * inbound connection came from says nothing about where the peer listens.
+   * @param how `address`: that of the listener that was dialled, `host:port`; none for a path by a relay
+   */
+  connected(peer: PeerId, how: { direction: 'in' | 'out'; address?: string | undefined }): void {
+    const entry = this.#entry(peer)
+    if (entry === undefined) return
+    const now = this.#now()
+    entry.lastMet = now
+    const address = how.direction === 'out' && how.address !== undefined ? canonical(how.address) : undefined
+    if (address !== undefined) entry.addresses.succeeded(address, now)
+    this.#touched(entry, address === undefined ? 'met' : 'addresses')
+  }
+
+  /** A dial of this address of a peer failed: it goes to the back. What was not known stays unknown. */
+  failed(peer: PeerId, address: string): void {
+    const entry = this.#book.entries.get(peer)
+    const known = entry && canonical(address)
+    // Failing is no sign of life: the peer keeps its place among those that may be dropped.
+    if (known !== undefined && entry!.addresses.failed(known, this.#now())) {
+      this.emit('change', { peer, what: 'addresses' })
+    }
+  }
+
+  // ---- what the user does ----
+
+  /**
+   * Notes a peer, and an address (`host:port`) of it.
+   * @param peer a peer id or did:key
+   * @throws PeerlineError `ERR_PEERLINE_INVALID`; `ERR_PEERLINE_LIMIT` when it has 16 addresses that the user gave, or
+   *   there are 10,000 peers that the user has marked
+   */
+  give(peer: string, address?: string): void {
+    const id = parsePeerId(peer)
+    const given = address === undefined ? undefined : dialableAddress(address)
+    const entry = this.#made(id)
+    const changed = given !== undefined && entry.addresses.learn(given, 'given')
+    this.#touched(entry, changed ? 'addresses' : undefined)
+  }
+
+  /**
+   * Names a peer, or notes something about it; an empty text takes it back.
+   * @param about `name`: at most 64 characters; `note`: at most 1,000, in several lines if need be
+   * @throws PeerlineError as {@link give}
+   */
+  describe(peer: PeerId, about: { name?: string; note?: string }): void {
+    const { name, note } = about
+    if (name !== undefined && name !== '') checkLabel(name, 'name')
+    if (note !== undefined) checkNote(note)
+    const entry = this.#made(parsePeerId(peer))
+    if (name !== undefined) entry.name = name || undefined
+    if (note !== undefined) entry.note = note || undefined
+    this.#touched(entry, 'about')
+  }
+
+  /** @throws PeerlineError as {@link give}; `ERR_PEERLINE_LIMIT` also for more than 32 tags */
+  tag(peer: PeerId, tag: string): void {
+    this.#label(peer, 'tags', tag)
+  }
+
+  /** @returns false when the peer did not have it */
+  untag(peer: PeerId, tag: string): boolean {
+    return this.#unlabel(peer, 'tags', tag)
+  }
+
+  /**
+   * Puts a peer in a group, named as rules name it: letters, digits, `.`, `_` and `-`, at most 64.
+   * @throws PeerlineError as {@link give}; `ERR_PEERLINE_LIMIT` also for more than 32 groups
+   */
+  join(peer: PeerId, group: string): void {
+    this.#label(peer, 'groups', group)
+  }
+
+  /** @returns false when the peer was not in it */
+  leave(peer: PeerId, group: string): boolean {
+    return this.#unlabel(peer, 'groups', group)
+  }
+
+  /** Knows a peer no longer, or one address of it. @returns false when it did not */
+  forget(peer: PeerId, address?: string): boolean {
+    if (address === undefined) {
+      const known = this.#book.delete(peer)
+      if (known) this.emit('remove', { peer, reason: 'forgotten' })
+      return known
+    }
+    const entry = this.#book.entries.get(peer)
+    if (entry === undefined || !entry.addresses.remove(dialableAddress(address))) return false
+    this.#touched(entry, 'addresses')
+    return true
+  }
+
+  // ---- keeping ----
+
+  /** Everything, as plain JSON. */
+  export(): KnownPeersJson {
+    return this.list()
+  }
+
+  /**
+   * Takes over what {@link export} gave, instead of what is known; all of it or, when something is wrong with it, nothing.
+   * @throws PeerlineError `ERR_PEERLINE_INVALID`
+   */
+  load(json: unknown): void {
+    const book = new Book()
+    for (const item of strictly(() => fields({ peers: json }, 'address book').list('peers', { max: MAX_PEERS }))) {
+      const entry = strictly(() => readEntry(item))
+      if (book.entries.has(entry.id)) throw invalid(`the address book has ${entry.id} twice`)
+      book.touch(entry)
+    }
+    this.#book = book
+    this.emit('load', { peers: this.size })
+  }
+
+  /** What is known of a peer, from now on if need be; undefined when there is no place for it. */
+  #entry(id: PeerId): Entry | undefined {
+    const known = this.#book.entries.get(id)
+    if (known !== undefined) return known
+    if (this.size >= MAX_PEERS) {
+      const { victim } = this.#book
+      if (victim === undefined) return undefined
+      this.#book.delete(victim)
+      this.emit('remove', { peer: victim, reason: 'full' })
+    }
+    const addresses = new AddressList()
+    const entry = { id, name: undefined, note: undefined, tags: [], groups: [], addresses, lastMet: undefined }
+    this.#book.touch(entry)
+    this.emit('add', { peer: id })
+    return entry
+  }
+
+  /** As `#entry`, for the user. */
+  #made(id: PeerId): Entry {
+    const entry = this.#entry(id)
+    if (entry !== undefined) return entry
+    throw new PeerlineError('ERR_PEERLINE_LIMIT', `there are ${MAX_PEERS} peers that you have marked: forget one first`)
+  }
+
+  #touched(entry: Entry, what: KnownPeersEvents['change']['what'] | undefined): void {
+    this.#book.touch(entry)
+    if (what !== undefined) this.emit('change', { peer: entry.id, what })
+  }
+
+  #label(peer: PeerId, kind: 'tags' | 'groups', label: string): void {
+    if (kind === 'groups') checkGroup(label)
+    else checkLabel(label, 'tag')
+    const known = this.#book.entries.get(peer)?.[kind] ?? []
+    if (known.includes(label)) return
+    if (known.length >= MAX_LABELS)
+      throw new PeerlineError('ERR_PEERLINE_LIMIT', `a peer has at most ${MAX_LABELS} ${kind}`)
+    const entry = this.#made(parsePeerId(peer))
+    entry[kind] = [...known, label].sort()
+    this.#touched(entry, kind)
+  }
+
+  #unlabel(peer: PeerId, kind: 'tags' | 'groups', label: string): boolean {
+    const entry = this.#book.entries.get(peer)
+    if (entry === undefined || !entry[kind].includes(label)) return false
+    entry[kind] = entry[kind].filter((one) => one !== label)
+    this.#touched(entry, kind)
+    return true
+  }
+}
+
+/** An address that others named, in its one form, or undefined when it is none. */
+function canonical(text: string, options: { zone?: boolean; name?: boolean } = {}): string | undefined {
+  try {
+    return dialableAddress(text, options)
+  } catch (error) {
+    if (isPeerlineError(error)) return undefined
+    throw error
+  }
+}
+
+/** What `read` gives. What it finds wrong is wrong with the file, not with another peer. */
+function strictly<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (isPeerlineError(error) && error.code === 'ERR_PEERLINE_PROTOCOL') throw invalid(error.message, error)
+    throw error
+  }
+}
+
+function invalid(message: string, cause?: unknown): PeerlineError {
+  return new PeerlineError('ERR_PEERLINE_INVALID', message, { cause })
+}
