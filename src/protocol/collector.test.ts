@@ -49,3 +49,12 @@ test('a body in chunks of one byte costs at most twice its limit', () => {
   expect(collector.add(one)).toBe(false)
   expect(collector.take().buffer.byteLength).toBeLessThanOrEqual(131_072)
 })
+
+test('what has come so far can be looked at', () => {
+  const collector = new Collector(100)
+  expect([collector.first, collector.length]).toEqual([undefined, 0])
+  collector.add(new Uint8Array([7, 8]))
+  collector.add(new Uint8Array([9]))
+  expect([collector.first, collector.length, [...collector.peek()]]).toEqual([7, 3, [7, 8, 9]])
+  expect([...collector.take()]).toEqual([7, 8, 9])
+})

@@ -36,15 +36,31 @@ export class Collector {
 
   #grow(length: number): void {
     const bytes = new Uint8Array(Math.max(FIRST_BYTES, Math.min(2 * length, this.#max)))
-    bytes.set(this.#length === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.#length))
+    bytes.set(this.peek())
     this.#bytes = bytes
     this.#own = true
   }
 
+  /** The first byte, once it has come. */
+  get first(): number | undefined {
+    return this.#bytes[0]
+  }
+
+  /** Bytes that have come. */
+  get length(): number {
+    return this.#length
+  }
+
+  /** What has come so far; to look at only. */
+  peek(): Uint8Array {
+    return this.#length === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.#length)
+  }
+
   /** What has come. The collector is done with then. */
   take(): Uint8Array {
-    const bytes = this.#length === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.#length)
+    const bytes = this.peek()
     this.#bytes = EMPTY
+    this.#length = 0
     return bytes
   }
 }

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { encodeCbor } from '../bytes/index.ts'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
-import { decodeFailure, encodeFailure, MAX_FAILURE_BYTES } from './failure.ts'
+import { decodeFailure, encodeFailure, MAX_FAILURE_BYTES, Refusal, RequestError } from './failure.ts'
 
 test('an error of ours arrives with its code and message', () => {
   const error = decodeFailure(encodeFailure(new PeerlineError('ERR_PEERLINE_DENIED', 'not today')))
@@ -56,4 +56,16 @@ test('anything else that is sent as a failure is a typed error', () => {
   for (let cut = 0; cut < whole.length; cut++) {
     expect(decodeFailure(whole.subarray(0, cut)).code).toBe('ERR_PEERLINE_PROTOCOL')
   }
+})
+
+test('what is told says whether the handler had begun; an error of a handler never says that it had not', () => {
+  const refused = new Refusal('ERR_PEERLINE_BUSY', 'later')
+  expect(decodeFailure(encodeFailure(refused))).toMatchObject({ code: 'ERR_PEERLINE_BUSY', executed: 'no' })
+  // One that a handler got of a request of its own, and lets through.
+  const passed = new RequestError(refused, 'no')
+  expect(decodeFailure(encodeFailure(passed))).toMatchObject({ code: 'ERR_PEERLINE_BUSY', executed: 'yes' })
+  const before = encodeCbor({ code: 'ERR_PEERLINE_BUSY', message: 'later' })
+  expect(decodeFailure(before).executed).toBe('unknown')
+  const odd = encodeCbor({ code: 'ERR_PEERLINE_BUSY', message: 'later', ran: 1 })
+  expect(decodeFailure(odd)).toMatchObject({ code: 'ERR_PEERLINE_PROTOCOL', executed: 'unknown' })
 })

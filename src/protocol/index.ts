@@ -1,3 +1,12 @@
+export {
+  type CallOptions,
+  type Codec,
+  defineProtocol,
+  Protocol,
+  type ProtocolHandler,
+  type ProtocolOptions,
+} from './define.ts'
+export { type Executed, RequestError } from './failure.ts'
 export { safeFileName } from './file-name.ts'
 export {
   type IncomingFile,
@@ -8,7 +17,22 @@ export {
 } from './file-receive.ts'
 export { type SendFileOptions, type SendProgress, type SentFile, sendFile } from './file-send.ts'
 export { FILE_PROTOCOL } from './file-wire.ts'
+export { type RequestForm, splitForm } from './form.ts'
+export type { RequestContext, RequestHandler } from './handler-context.ts'
+export { type OneWayFailure, type SendOptions, send } from './one-way.ts'
+export type { PatienceLimits } from './patience.ts'
 export { PING_PROTOCOL, ping, pingHandler, servePing } from './ping.ts'
 export { PIPE_PROTOCOL, pipeTo, type ServePipeOptions, servePipe } from './pipe.ts'
+export { Replies, type ReplyLimits } from './replies.ts'
 export { type RequestOptions, request } from './request.ts'
-export { type RequestContext, type RequestHandler, type ServeRequestOptions, serveRequest } from './serve-request.ts'
+export { requestKey } from './request-key.ts'
+export { type ServeRequestOptions, serveRequest } from './serve-request.ts'
+export {
+  type ServeStreamOptions,
+  type StreamAnswer,
+  type StreamRequestContext,
+  type StreamRequestHandler,
+  serveStreamRequest,
+} from './serve-stream.ts'
+export { SchemaError, type SchemaIssue, type SchemaResult, type StandardSchema } from './standard-schema.ts'
+export { requestStream, type StreamedAnswer, type StreamRequestOptions } from './stream-request.ts'

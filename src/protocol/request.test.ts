@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { encodeCbor } from '../bytes/index.ts'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import { type Stream, StreamCode } from '../session/index.ts'
@@ -355,4 +356,64 @@ test('property: however a request is cut up and given up, the handler sees whole
     ),
     { numRuns: 100 },
   )
+})
+
+test('every failure says whether the handler may have run', async () => {
+  const ask = (options = {}) => request(pair.a, '/x/1', BODY, options)
+  const gone = new AbortController()
+  gone.abort()
+  await expect(ask({ signal: gone.signal })).rejects.toMatchObject({ executed: 'no' })
+  await expect(ask({ timeoutMs: 0 })).rejects.toMatchObject({ code: 'ERR_PEERLINE_INVALID', executed: 'no' })
+  for (const [code, executed] of [
+    ['NO_PROTOCOL', 'no'],
+    ['DENIED', 'no'],
+    ['BUSY', 'no'],
+    ['TOO_LARGE', 'no'],
+    ['FAILED', 'unknown'],
+    ['CANCELLED', 'unknown'],
+    ['TIMEOUT', 'unknown'],
+  ] as const) {
+    onStream = (stream) => stream.reset(StreamCode[code])
+    await expect(ask(), code).rejects.toMatchObject({ executed })
+  }
+  serve((body) => body, { maxRequestBytes: 2 })
+  await expect(ask()).rejects.toMatchObject({ code: 'ERR_PEERLINE_TOO_LARGE', executed: 'no' })
+  serve((body) => body)
+  await expect(ask({ maxResponseBytes: 2 })).rejects.toMatchObject({ code: 'ERR_PEERLINE_TOO_LARGE', executed: 'yes' })
+  serve(throwing(new Error('x')))
+  await expect(ask()).rejects.toMatchObject({ code: 'ERR_PEERLINE_REMOTE', executed: 'yes' })
+  const closing = new AbortController()
+  closing.abort()
+  const handler = vi.fn<RequestHandler>((body) => body)
+  serve(handler, { closing: closing.signal })
+  await expect(ask()).rejects.toMatchObject({ code: 'ERR_PEERLINE_CLOSED', executed: 'no' })
+  expect(handler).not.toHaveBeenCalled()
+  serve(waiting().handler)
+  await expect(ask({ timeoutMs: 30 })).rejects.toMatchObject({ code: 'ERR_PEERLINE_TIMEOUT', executed: 'unknown' })
+  // As much as a peer of before tells.
+  onStream = (stream) => void stream.end(Buffer.concat([Buffer.of(1), encodeCbor({ code: 'X', message: 'x' })]))
+  await expect(ask()).rejects.toMatchObject({ code: 'ERR_PEERLINE_REMOTE', executed: 'unknown' })
+})
+
+test('an answer that stops in the middle was given by a handler that ran', async () => {
+  onStream = (stream) => {
+    stream.pipeTo({ data: () => {}, end: () => {}, error: () => {} })
+    stream.write(Uint8Array.of(0, 1, 2)).catch(() => {})
+  }
+  await expect(request(pair.a, '/x/1', BODY, { timeoutMs: 50 })).rejects.toMatchObject({
+    code: 'ERR_PEERLINE_TIMEOUT',
+    executed: 'yes',
+  })
+})
+
+test('the end of a session is no refusal, whatever its code', async () => {
+  const slow = waiting()
+  const own = await sessionPair({ onStreamB: (stream) => serveRequest(stream, slow.handler, { from }) })
+  const asked = request(own.a, '/slow/1', BODY)
+  await slow.signal
+  own.b.abort(new PeerlineError('ERR_PEERLINE_DENIED', 'no longer'))
+  await expect(asked).rejects.toMatchObject({ code: 'ERR_PEERLINE_DENIED', executed: 'unknown' })
+  await expect(request(own.a, '/slow/1', BODY)).rejects.toMatchObject({ executed: 'no' })
+  slow.answer(BODY)
+  await own.close()
 })

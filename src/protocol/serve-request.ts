@@ -15,33 +15,20 @@ import { type Stream, StreamCode, type StreamSink } from '../session/index.ts'
 import { Collector } from './collector.ts'
 import { Deadline } from './deadline.ts'
 import { encodeFailure } from './failure.ts'
+import { splitForm } from './form.ts'
+import type { RequestContext, RequestHandler } from './handler-context.ts'
+import { serveOnce } from './once.ts'
+import { type OneWayFailure, serveOneWay } from './one-way.ts'
+import type { Replies } from './replies.ts'
 import { MAX_BODY_BYTES, REQUEST_TIMEOUT_MS, Status } from './request.ts'
+import { countRunning, SHUTTING_DOWN, TOO_MANY, tooManyRun } from './running.ts'
+
+export type { RequestContext, RequestHandler } from './handler-context.ts'
 
 /** Bytes of the largest answer that is joined with its status byte; a larger one is sent from where it lies. */
 const JOIN_BYTES = 4_095
 
-/**
- * Handlers that may run at once for one peer: twice the streams of a session. Without it, a peer that opens and gives up
- * requests without end would have any number of them run, for a stream given up counts no more.
- */
-const MAX_RUNNING_PER_PEER = 512
-
-/** Handlers running now, by who asked: those that answer later, until they have or their time is up. */
-const running = new Map<PeerId, number>()
-
 const OK_BYTE = new Uint8Array([Status.OK])
-
-/** What a handler is told beside the body. */
-export interface RequestContext {
-  /** Who asks. */
-  readonly from: PeerId
-  readonly protocol: string
-  /** Fires when nobody waits for the answer any more: the asker gave up, was lost, or the time is up. */
-  readonly signal: AbortSignal
-}
-
-/** Answers a request. A `PeerlineError` that it throws reaches the asker; of any other, the asker learns no detail. */
-export type RequestHandler = (body: Uint8Array, context: RequestContext) => Uint8Array | Promise<Uint8Array>
 
 export interface ServeRequestOptions {
   /** Who opened the stream. */
@@ -50,19 +37,30 @@ export interface ServeRequestOptions {
   readonly maxRequestBytes?: number
   /** ms each for the request to come, the handler, and the answer to go out. @default 10_000 */
   readonly timeoutMs?: number
+  /** What is remembered of requests with a key, one for all protocols of a peer. @default such requests are refused */
+  readonly replies?: Replies
+  /** Told when a one-way message was not handled, or its handler failed: nobody else learns of it. */
+  readonly onFailure?: (failure: OneWayFailure) => void
+  /** Aborted when we shut down: what has not begun is refused then, as not executed. */
+  readonly closing?: AbortSignal
 }
 
-/** Answers the request that comes on `stream`. Never throws. */
+/** Answers the request that comes on `stream`, of whatever form. Never throws. */
 export function serveRequest(stream: Stream, handler: RequestHandler, options: ServeRequestOptions): void {
-  stream.pipeTo(new Served(stream, handler, options))
+  if (!stream.protocol.includes(';')) return stream.pipeTo(new Served(stream, handler, options))
+  const { protocol, form } = splitForm(stream.protocol)
+  if (form === 'one-way') return serveOneWay(stream, protocol, handler, options)
+  if (form === 'keyed' && options.replies !== undefined) {
+    return serveOnce(stream, protocol, handler, { ...options, replies: options.replies })
+  }
+  stream.reset(StreamCode.NO_PROTOCOL)
 }
 
 /** A request being served. */
 class Served extends Deadline implements StreamSink {
-  readonly from: PeerId
   readonly stream: Stream
   readonly #handler: RequestHandler
-  readonly #timeoutMs: number
+  readonly #options: ServeRequestOptions
   readonly #body: Collector
   #state: 'receiving' | 'handling' | 'flushing' | 'over' = 'receiving'
   #counted = false
@@ -71,11 +69,18 @@ class Served extends Deadline implements StreamSink {
   constructor(stream: Stream, handler: RequestHandler, options: ServeRequestOptions) {
     super()
     this.stream = stream
-    this.from = options.from
     this.#handler = handler
-    this.#timeoutMs = options.timeoutMs ?? REQUEST_TIMEOUT_MS
+    this.#options = options
     this.#body = new Collector(options.maxRequestBytes ?? MAX_BODY_BYTES)
-    this.arm(this.#timeoutMs)
+    this.#arm()
+  }
+
+  get from(): PeerId {
+    return this.#options.from
+  }
+
+  #arm(): void {
+    this.arm(this.#options.timeoutMs ?? REQUEST_TIMEOUT_MS)
   }
 
   data(chunk: Uint8Array): void {
@@ -91,7 +96,8 @@ class Served extends Deadline implements StreamSink {
   end(): void {
     if (this.#state !== 'receiving') return
     this.#state = 'handling'
-    if ((running.get(this.from) ?? 0) >= MAX_RUNNING_PER_PEER) return this.#fail(TOO_MANY)
+    if (tooManyRun(this.from)) return this.#fail(TOO_MANY)
+    if (this.#options.closing?.aborted) return this.#fail(SHUTTING_DOWN)
     let later: Promise<Uint8Array>
     try {
       const answer = this.#handler(this.#body.take(), new Context(this))
@@ -100,19 +106,13 @@ class Served extends Deadline implements StreamSink {
     } catch (error) {
       return this.#fail(error)
     }
-    this.#count(1)
+    countRunning(this.from, 1)
     this.#counted = true
-    this.arm(this.#timeoutMs)
+    this.#arm()
     later.then(
       (bytes) => this.#answer(bytes),
       (error) => this.#fail(error),
     )
-  }
-
-  #count(change: 1 | -1): void {
-    const count = (running.get(this.from) ?? 0) + change
-    if (count === 0) running.delete(this.from)
-    else running.set(this.from, count)
   }
 
   /** The handler's signal, made when it is asked for. */
@@ -153,13 +153,13 @@ class Served extends Deadline implements StreamSink {
 
   #flush(last: Uint8Array): void {
     this.#state = 'flushing'
-    if (this.#counted) this.#count(-1)
+    if (this.#counted) countRunning(this.from, -1)
     const ended = this.stream.end(last)
     if (this.stream.done) {
       ended.catch(ignore)
       return this.#over()
     }
-    this.arm(this.#timeoutMs)
+    this.#arm()
     const over = () => this.#over()
     ended.then(over, over)
   }
@@ -180,8 +180,6 @@ class Served extends Deadline implements StreamSink {
     this.disarm()
   }
 }
-
-const TOO_MANY = new PeerlineError('ERR_PEERLINE_BUSY', `${MAX_RUNNING_PER_PEER} requests of yours are being handled`)
 
 function ignore(): void {}
 
