@@ -14,10 +14,10 @@ import {
   standing,
 } from './address-list.ts'
 
-/** Groups, and tags, of one peer. */
-export const MAX_LABELS = 32
+/** Tags of one peer. */
+export const MAX_TAGS = 32
 
-/** UTF-16 units of a name, a tag or a group: a line of a list. */
+/** UTF-16 units of a name or a tag: a line of a list. */
 const MAX_LABEL_CHARS = 64
 
 /** UTF-16 units of a note: a paragraph. */
@@ -34,8 +34,6 @@ export interface KnownPeer {
   readonly note?: string
   /** In alphabetical order. */
   readonly tags: readonly string[]
-  /** In alphabetical order. */
-  readonly groups: readonly string[]
   /** The best first. */
   readonly addresses: readonly KnownAddress[]
   /** When we last had a session with it, whoever dialled; ms since 1970. */
@@ -48,23 +46,21 @@ export interface Entry {
   name: string | undefined
   note: string | undefined
   tags: readonly string[]
-  groups: readonly string[]
   readonly addresses: AddressList
   lastMet: number | undefined
 }
 
 /** True when the user has said something about the peer: it is not dropped. */
-export function isMarked({ name, note, tags, groups, addresses }: Entry): boolean {
-  return name !== undefined || note !== undefined || tags.length > 0 || groups.length > 0 || addresses.given
+export function isMarked({ name, note, tags, addresses }: Entry): boolean {
+  return name !== undefined || note !== undefined || tags.length > 0 || addresses.given
 }
 
-export function view({ id, name, note, tags, groups, addresses, lastMet }: Entry): KnownPeer {
+export function view({ id, name, note, tags, addresses, lastMet }: Entry): KnownPeer {
   return {
     id,
     ...(name === undefined ? {} : { name }),
     ...(note === undefined ? {} : { note }),
     tags: [...tags],
-    groups: [...groups],
     addresses: addresses.all.map((one) => ({ ...one })),
     ...(lastMet === undefined ? {} : { lastMet }),
   }
@@ -79,14 +75,10 @@ export function readEntry(json: unknown): Entry {
   const id = all.text('id', { max: 100 })
   const peer = parsePeerId(id)
   if (peer !== id) throw invalid(`${id} is not in the form that the address book has`)
-  const labels = (kind: 'tags' | 'groups'): readonly string[] => {
-    const list = all.texts(kind, { max: MAX_LABELS, maxLength: MAX_LABEL_CHARS })
-    for (const [index, label] of list.entries()) {
-      if (kind === 'groups') checkGroup(label)
-      else checkLabel(label, 'tag')
-      if (index > 0 && !(list[index - 1]! < label)) throw invalid(`the ${kind} of ${id} are not in order`)
-    }
-    return [...list]
+  const tags = all.texts('tags', { max: MAX_TAGS, maxLength: MAX_LABEL_CHARS })
+  for (const [index, tag] of tags.entries()) {
+    checkLabel(tag, 'tag')
+    if (index > 0 && !(tags[index - 1]! < tag)) throw invalid(`the tags of ${id} are not in order`)
   }
   const name = all.optional('name', (at) => all.text(at, { max: MAX_LABEL_CHARS }))
   const note = all.optional('note', (at) => all.text(at, { min: 1, max: MAX_NOTE_CHARS }))
@@ -103,8 +95,7 @@ export function readEntry(json: unknown): Entry {
     id: peer,
     name,
     note,
-    tags: labels('tags'),
-    groups: labels('groups'),
+    tags: [...tags],
     addresses: new AddressList(addresses),
     lastMet,
   }
@@ -127,8 +118,6 @@ function readAddress(json: unknown): KnownAddress {
   }
 }
 
-const GROUP = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
-
 // Control, invisible and half characters, and line ends: a name is shown in lists, and must not pass for another.
 const UNSHOWABLE = /[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}]/u
 
@@ -136,13 +125,6 @@ export function checkLabel(text: string, what: string): void {
   const fits = typeof text === 'string' && text.length > 0 && text.length <= MAX_LABEL_CHARS && text === text.trim()
   if (!fits) throw invalid(`a ${what} has 1 to ${MAX_LABEL_CHARS} characters, none of them a space at its ends`)
   if (UNSHOWABLE.test(text)) throw invalid(`a ${what} has only characters that can be seen`)
-}
-
-/** A group has a name that the rules of a firewall can say. */
-export function checkGroup(name: string): void {
-  if (typeof name !== 'string' || !GROUP.test(name)) {
-    throw invalid('a group has a name of at most 64 letters, digits, dots, dashes and underscores')
-  }
 }
 
 export function checkNote(text: string): void {

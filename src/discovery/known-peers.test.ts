@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { isPeerlineError } from '../errors.ts'
 import { Identity, type PeerId, toDidKey } from '../identity/index.ts'
 import { hostileJson } from './hostile-json.compliance.ts'
-import { MAX_LABELS } from './known-peer.ts'
+import { MAX_TAGS } from './known-peer.ts'
 import { KnownPeers, MAX_PEERS } from './known-peers.ts'
 
 const PEERS = Array.from({ length: 6 }, () => Identity.generate().peerId)
@@ -36,7 +36,7 @@ describe('the address book', () => {
     book.connected(BOB, { direction: 'in', address: '192.0.2.2:51235' })
     expect(book.addressesOf(ALICE)).toEqual(['192.0.2.1:4400'])
     expect(book.get(ALICE)?.addresses[0]).toEqual({ address: '192.0.2.1:4400', source: 'told', failures: 0 })
-    expect(book.get(BOB)).toEqual({ id: BOB, tags: [], groups: [], addresses: [], lastMet: 1_001 })
+    expect(book.get(BOB)).toEqual({ id: BOB, tags: [], addresses: [], lastMet: 1_001 })
   })
 
   test('dials what worked first, and what failed last', () => {
@@ -82,46 +82,33 @@ describe('the address book', () => {
     expect(book.has(BOB)).toBe(false)
   })
 
-  test('has names, notes, tags and groups', () => {
+  test('has names, notes and tags', () => {
     const book = clocked()
     book.describe(ALICE, { name: 'Älice', note: 'the one\nin the attic' })
     book.tag(ALICE, 'friend')
-    book.join(ALICE, 'family')
-    book.join(ALICE, 'club')
-    book.join(BOB, 'club')
-    expect(book.get(ALICE)).toMatchObject({ name: 'Älice', note: 'the one\nin the attic', tags: ['friend'] })
-    expect(book.groupsOf(ALICE)).toEqual(['club', 'family'])
-    expect(book.inGroup('club')).toEqual([ALICE, BOB])
-    expect([book.leave(ALICE, 'club'), book.leave(ALICE, 'club')]).toEqual([true, false])
-    expect(book.inGroup('club')).toEqual([BOB])
+    book.tag(ALICE, 'club')
+    expect(book.get(ALICE)).toMatchObject({ name: 'Älice', note: 'the one\nin the attic', tags: ['club', 'friend'] })
     expect([book.untag(ALICE, 'friend'), book.untag(BOB, 'friend')]).toEqual([true, false])
     book.describe(ALICE, { note: '' })
-    expect(book.get(ALICE)).toEqual({ id: ALICE, name: 'Älice', tags: [], groups: ['family'], addresses: [] })
+    expect(book.get(ALICE)).toEqual({ id: ALICE, name: 'Älice', tags: ['club'], addresses: [] })
   })
 
   test.each(['', ' x', 'x'.repeat(65), 'two\nlines', 'turned \u202eround', 'in\u200bvisible', '\ud800'])(
-    'has no peer, tag or group called %j',
+    'has no peer and no tag called %j',
     (text) => {
       const book = clocked()
       if (text !== '') expect(() => book.describe(ALICE, { name: text })).toThrow(invalid)
       expect(() => book.tag(ALICE, text)).toThrow(invalid)
-      expect(() => book.join(ALICE, text)).toThrow(invalid)
       expect(book.size).toBe(0)
     },
   )
 
-  test('has no group that no rule can say', () => {
+  test('gives a peer at most 32 tags', () => {
     const book = clocked()
-    for (const name of ['two words', 'ünï', '-x', 'group:x', '*']) expect(() => book.join(ALICE, name)).toThrow(invalid)
-    expect(book.size).toBe(0)
-  })
-
-  test('puts a peer in at most 32 groups', () => {
-    const book = clocked()
-    for (let n = 0; n < MAX_LABELS; n++) book.join(ALICE, `group-${n}`)
-    book.join(ALICE, 'group-0')
-    expect(() => book.join(ALICE, 'one-more')).toThrow(limit)
-    expect(book.groupsOf(ALICE)).toHaveLength(MAX_LABELS)
+    for (let n = 0; n < MAX_TAGS; n++) book.tag(ALICE, `tag-${n}`)
+    book.tag(ALICE, 'tag-0')
+    expect(() => book.tag(ALICE, 'one-more')).toThrow(limit)
+    expect(book.get(ALICE)?.tags).toHaveLength(MAX_TAGS)
   })
 
   test('tells what changes, and nothing when nothing does', () => {
@@ -187,9 +174,9 @@ describe('a full address book', () => {
 
   test('never drops whom the user has marked', () => {
     const book = clocked()
-    book.load(PEERS.map((id) => ({ id, tags: [], groups: [], addresses: [] })))
+    book.load(PEERS.map((id) => ({ id, tags: [], addresses: [] })))
     book.tag(PEERS[0]!, 'x')
-    book.join(PEERS[1]!, 'x')
+    book.describe(PEERS[1]!, { note: 'y' })
     book.describe(PEERS[2]!, { name: 'x' })
     book.describe(PEERS[3]!, { note: 'x' })
     book.give(PEERS[4]!, '192.0.2.1:1')
@@ -205,7 +192,7 @@ describe('a full address book', () => {
 const books = fc
   .array(
     fc.record({
-      what: fc.constantFrom('told', 'lan', 'given', 'in', 'out', 'failed', 'tag', 'group', 'name', 'note', 'forget'),
+      what: fc.constantFrom('told', 'lan', 'given', 'in', 'out', 'failed', 'tag', 'name', 'note', 'forget'),
       peer: fc.constantFrom(...PEERS),
       n: fc.integer({ min: 1, max: 20 }),
       text: fc.constantFrom('a', 'B', 'ünï', 'z z'),
@@ -222,7 +209,6 @@ const books = fc
       } else if (what === 'in' || what === 'out') book.connected(peer, { direction: what, address })
       else if (what === 'failed') book.failed(peer, address)
       else if (what === 'tag') book.tag(peer, text)
-      else if (what === 'group') book.join(peer, `g${n}`)
       else if (what === 'forget') book.forget(peer)
       else book.describe(peer, { [what]: text })
     }
@@ -269,7 +255,7 @@ describe('an exported address book', () => {
     expect(refused).toBeGreaterThan(100)
   })
 
-  const entry = { id: ALICE, tags: [], groups: [], addresses: [] }
+  const entry = { id: ALICE, tags: [], addresses: [] }
   const known = { address: '192.0.2.1:1', source: 'told', failures: 0 }
   test.each([
     ['more peers than may be', Array.from({ length: MAX_PEERS + 1 }, () => entry)],
@@ -297,8 +283,7 @@ describe('an exported address book', () => {
     ['a failure that never was', [{ ...entry, addresses: [{ ...known, failures: 1 }] }]],
     ['tags out of order', [{ ...entry, tags: ['b', 'a'] }]],
     ['a tag twice', [{ ...entry, tags: ['a', 'a'] }]],
-    ['a group that no rule can say', [{ ...entry, groups: ['two words'] }]],
-    ['33 groups', [{ ...entry, groups: Array.from({ length: 33 }, (_, n) => `${n + 100}`) }]],
+    ['33 tags', [{ ...entry, tags: Array.from({ length: 33 }, (_, n) => `${n + 100}`) }]],
     ['no list', { 0: entry }],
     ['a prototype for an entry', JSON.parse(`[{ "__proto__": ${JSON.stringify(entry)} }]`)],
   ])('is refused with %s', (_, json) => {

@@ -5,7 +5,7 @@
  *   what was dialled with success, what the peer itself or a record of it told, and what the user gave.
  * - {@link MAX_PEERS} at most. For one more, the peer goes that was touched longest ago: first of those we never had a
  *   session with, so that names called out on a network cannot flush out real acquaintances. Peers that the user has
- *   marked (a tag, group, name, note or address) are never dropped.
+ *   marked (a tag, name, note or address) are never dropped.
  * - What the user does fails loudly; what others tell is taken as far as it is valid and fits.
  */
 import { fields } from '../bytes/index.ts'
@@ -13,17 +13,7 @@ import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { AddressList, dialableAddress, MAX_ADDRESSES } from './address-list.ts'
-import {
-  checkGroup,
-  checkLabel,
-  checkNote,
-  type Entry,
-  isMarked,
-  type KnownPeer,
-  MAX_LABELS,
-  readEntry,
-  view,
-} from './known-peer.ts'
+import { checkLabel, checkNote, type Entry, isMarked, type KnownPeer, MAX_TAGS, readEntry, view } from './known-peer.ts'
 
 /** Peers in the book: with a few addresses each, some 10 MB of memory and 3 MB of file. */
 export const MAX_PEERS = 10_000
@@ -35,7 +25,7 @@ export type KnownPeersEvents = {
   add: { peer: PeerId }
   /** `full`: it had to make place for another. */
   remove: { peer: PeerId; reason: 'forgotten' | 'full' }
-  change: { peer: PeerId; what: 'addresses' | 'met' | 'tags' | 'groups' | 'about' }
+  change: { peer: PeerId; what: 'addresses' | 'met' | 'tags' | 'about' }
   /** Everything is another now. */
   load: { peers: number }
 }
@@ -99,16 +89,6 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
   /** Where to dial a peer (`host:port`), in this order; nothing when it is not known. */
   addressesOf(peer: PeerId): string[] {
     return (this.#book.entries.get(peer)?.addresses.all ?? []).map(({ address }) => address)
-  }
-
-  /** The groups that a peer is in. */
-  groupsOf(peer: PeerId): readonly string[] {
-    return this.#book.entries.get(peer)?.groups ?? []
-  }
-
-  /** The peers that are in a group. */
-  inGroup(group: string): PeerId[] {
-    return [...this.#book.entries.values()].filter(({ groups }) => groups.includes(group)).map(({ id }) => id)
   }
 
   // ---- what happens on the network ----
@@ -186,25 +166,22 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
 
   /** @throws PeerlineError as {@link give}; `ERR_PEERLINE_LIMIT` also for more than 32 tags */
   tag(peer: PeerId, tag: string): void {
-    this.#label(peer, 'tags', tag)
+    checkLabel(tag, 'tag')
+    const known = this.#book.entries.get(peer)?.tags ?? []
+    if (known.includes(tag)) return
+    if (known.length >= MAX_TAGS) throw new PeerlineError('ERR_PEERLINE_LIMIT', `a peer has at most ${MAX_TAGS} tags`)
+    const entry = this.#made(parsePeerId(peer))
+    entry.tags = [...known, tag].sort()
+    this.#touched(entry, 'tags')
   }
 
   /** @returns false when the peer did not have it */
   untag(peer: PeerId, tag: string): boolean {
-    return this.#unlabel(peer, 'tags', tag)
-  }
-
-  /**
-   * Puts a peer in a group, named as rules name it: letters, digits, `.`, `_` and `-`, at most 64.
-   * @throws PeerlineError as {@link give}; `ERR_PEERLINE_LIMIT` also for more than 32 groups
-   */
-  join(peer: PeerId, group: string): void {
-    this.#label(peer, 'groups', group)
-  }
-
-  /** @returns false when the peer was not in it */
-  leave(peer: PeerId, group: string): boolean {
-    return this.#unlabel(peer, 'groups', group)
+    const entry = this.#book.entries.get(peer)
+    if (entry === undefined || !entry.tags.includes(tag)) return false
+    entry.tags = entry.tags.filter((one) => one !== tag)
+    this.#touched(entry, 'tags')
+    return true
   }
 
   /** Knows a peer no longer, or one address of it. @returns false when it did not */
@@ -253,7 +230,7 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
       this.emit('remove', { peer: victim, reason: 'full' })
     }
     const addresses = new AddressList()
-    const entry = { id, name: undefined, note: undefined, tags: [], groups: [], addresses, lastMet: undefined }
+    const entry = { id, name: undefined, note: undefined, tags: [], addresses, lastMet: undefined }
     this.#book.touch(entry)
     this.emit('add', { peer: id })
     return entry
@@ -269,26 +246,6 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
   #touched(entry: Entry, what: KnownPeersEvents['change']['what'] | undefined): void {
     this.#book.touch(entry)
     if (what !== undefined) this.emit('change', { peer: entry.id, what })
-  }
-
-  #label(peer: PeerId, kind: 'tags' | 'groups', label: string): void {
-    if (kind === 'groups') checkGroup(label)
-    else checkLabel(label, 'tag')
-    const known = this.#book.entries.get(peer)?.[kind] ?? []
-    if (known.includes(label)) return
-    if (known.length >= MAX_LABELS)
-      throw new PeerlineError('ERR_PEERLINE_LIMIT', `a peer has at most ${MAX_LABELS} ${kind}`)
-    const entry = this.#made(parsePeerId(peer))
-    entry[kind] = [...known, label].sort()
-    this.#touched(entry, kind)
-  }
-
-  #unlabel(peer: PeerId, kind: 'tags' | 'groups', label: string): boolean {
-    const entry = this.#book.entries.get(peer)
-    if (entry === undefined || !entry[kind].includes(label)) return false
-    entry[kind] = entry[kind].filter((one) => one !== label)
-    this.#touched(entry, kind)
-    return true
   }
 }
 
