@@ -24,6 +24,7 @@ import {
   type FirewallOptions,
   shorthands,
 } from './firewall-options.ts'
+import { Given } from './given.ts'
 import { judge } from './judge.ts'
 import { type PolicyJson, policyFromJson, policyToJson } from './policy-json.ts'
 
@@ -60,6 +61,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
   readonly #now: () => number
   /** Rules that nobody set: the default takes their place. */
   readonly #shorthands: readonly Rule[]
+  #given: Given
   #expiry: { readonly timer: ReturnType<typeof setTimeout>; readonly at: number } | undefined
   /** Until it is made it is closed: where an option is refused, no timer stays. */
   #closed = true
@@ -95,10 +97,13 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
     else this.#book.put(parseRule({ subject: 'everyone', direction: 'out', action: 'allow' }))
     this.#shorthands = shorthands(options)
     for (const rule of this.#shorthands) if (this.#book.get(rule.id) === undefined) this.#book.put(rule)
+    const implied = new Set(this.#book.rules)
+    this.#given = nothingGiven()
     if (allow === 'all') this.setDefault('allow', 'in')
     else for (const peer of allow) this.allow(parsePeerId(peer))
     for (const [group, peers] of Object.entries(options.groups ?? {})) this.addToGroup(group, ...peers)
     for (const rule of rules ?? []) this.set(rule)
+    if (policy === undefined) this.#given = new Given(this.#book, implied)
     this.#closed = false
     this.#armExpiry()
   }
@@ -118,6 +123,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
     const rule = parseRule(input)
     if (rule.expiresAt !== undefined && rule.expiresAt <= this.#now()) throw invalid('expiresAt is past')
     this.#book.put(rule)
+    this.#given.isOwn(rule.id)
     this.#changed([rule.subject], rule)
     return rule.id
   }
@@ -126,6 +132,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
   remove(id: string): boolean {
     const rule = this.#book.delete(id)
     if (rule === undefined) return false
+    this.#given.isOwn(id)
     this.#changed([rule.subject])
     return true
   }
@@ -161,6 +168,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
       if (directions.includes('in') && this.#book.get(short.id) === short) this.#book.delete(short.id)
     }
     for (const one of made) this.#book.put(one)
+    for (const one of ['both', ...directions]) this.#given.isOwn(`everyone anything ${one}`)
     this.#changed(['everyone'], made[0])
   }
 
@@ -233,6 +241,17 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
   }
 
   /**
+   * As `admit`, at once and without throwing: a denial is a decision as well. Undefined when the owner has to be asked,
+   * which `admit` does.
+   */
+  settle(question: Question): Decision | undefined {
+    const decision = this.#try(question, false)
+    if (decision.action === 'ask') return undefined
+    this.#tell(decision)
+    return decision
+  }
+
+  /**
    * Resolves when it may be, and tells why; the owner is asked where rules leave it open. What it takes of a rule's uses
    * and rate is taken at once. Who begins something then, and ends it at `change`, asks `stands` when it begins:
    * rules may have changed while the promise was on its way.
@@ -273,6 +292,29 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
 
   // ---- keeping, and the end ----
 
+  /**
+   * What is to be kept from one start to the next: as `toJSON`, without what the options gave. They say it again at the
+   * next start, or no longer.
+   */
+  kept(): PolicyJson {
+    return policyToJson(this.#given.rest({ rules: this.list(), groups: this.groups }))
+  }
+
+  /**
+   * Takes what `kept` gave beside what the options say; where both have the same rule, theirs holds, and the other is kept.
+   * Either all of it counts, or none.
+   * @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_LIMIT`
+   */
+  restore(json: unknown): void {
+    const { rules, groups } = policyFromJson(json, this.#now())
+    for (const [group, peers] of groups) for (const peer of peers) this.#book.join(group, peer)
+    for (const rule of this.#given.restore(rules)) {
+      this.#book.put(rule)
+      this.#given.isOwn(rule.id)
+    }
+    this.#changed(['everyone'])
+  }
+
   /** All rules and groups, without functions: see `policy` and `load`. */
   toJSON(): PolicyJson {
     return policyToJson({ rules: this.list(), groups: this.groups })
@@ -284,6 +326,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
    */
   load(json: unknown): void {
     this.#fill(json)
+    this.#given = nothingGiven()
     this.#changed(['everyone'])
   }
 
@@ -353,7 +396,9 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
       { subject: peer, object: scope === 'object' ? object : 'anything', direction, action: yes ? 'allow' : 'deny' },
       { answer: true },
     )
-    if (this.#book.put(rule)) this.#changed([peer], rule)
+    if (!this.#book.put(rule)) return
+    this.#given.isOwn(rule.id)
+    this.#changed([peer], rule)
   }
 
   #adopt(peer: PeerId, answer: unknown): (question: Question) => boolean {
@@ -408,4 +453,8 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
     if (ended.length > 0) this.#changed([...new Set(ended.map(({ subject }) => subject))])
     else this.#armExpiry()
   }
+}
+
+function nothingGiven(): Given {
+  return new Given({ rules: [], groups: new Map() }, new Set())
 }
