@@ -3,7 +3,7 @@
  *
  *     open pipe ── handshake ── register, reserve at the relay ── goodbye
  */
-import { dialOverPath } from '../connect/acceptor.ts'
+import { dialOverPath } from '../connect/direct.ts'
 import { type parseServerUrl, Reservation } from '../connect/index.ts'
 import { dialServer } from '../connect/url.ts'
 import { asPeerlineError, type ErrorCode } from '../errors.ts'

@@ -10,46 +10,47 @@
  */
 import { MessageKind, PROTOCOL_VERSION, readPreamble, toHex } from '../bytes/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
-import {
-  acceptExchange,
-  createOffer,
-  type Offer,
-  openOffer,
-  type ReplayCache,
-  type SessionKeys,
-  startExchange,
-} from '../handshake/index.ts'
+import { acceptExchange, openOffer, type ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
-import { sourceKey } from '../network/address.ts'
+import { hostOf, sourceKey } from '../network/address.ts'
 import type { FramedPath, Path } from '../path/index.ts'
 import { type Session, sessionIdOf } from '../session/index.ts'
+import type { Claim, Counted } from './counted.ts'
 import { firstMessage } from './first-message.ts'
 
-/** Strangers that may be in the middle of their first messages at once; each holds at most 17 KiB. */
-const MAX_STRANGERS = 1_024
-
-/** Those of one source, so that it cannot shut out the others: a quarter of all. */
-const MAX_STRANGERS_PER_SOURCE = MAX_STRANGERS / 4
+/**
+ * Strangers of one source that may be in the middle of their first messages at once, each of which holds at most 17 KiB: so
+ * that one cannot shut out the others, a quarter of what the limit `pendingIn` is as a rule.
+ */
+const MAX_STRANGERS_PER_SOURCE = 256
 
 const EMPTY = new Uint8Array(0)
 
 /** What counts as one source: the address without its port, or the whole of what is no address, such as a relay. */
 function sourceOf(remote: string): string {
-  const host = /^\[?([^\]]+?)\]?:\d+$/.exec(remote)?.[1]
+  const host = hostOf(remote)
   return host === undefined ? remote : sourceKey(host)
 }
 
+/** What a peer was let in by: it goes with the session to whoever decided. */
+export type Leave = object
+
 /** Decides about a peer whose identity is proven. Rejects with the refusal. */
-export type Admit = (from: PeerId, how: 'direct' | 'signaled') => Promise<void>
+export type Admit = (from: PeerId, how: 'direct' | 'signaled') => Promise<Leave | undefined>
 
 export interface AcceptorOptions {
   readonly identity: Identity
   readonly replay: ReplayCache
-  readonly admit: Admit
+  /** Counts a connection. @throws PeerlineError when there are too many */
+  readonly count: (claim: Claim) => Counted
+  /** False for an address (an IP literal) that is shut out. */
+  readonly mayCome: (host: string) => boolean
+  /** Lets a peer in, and counts it as a session of that peer from then on. Rejects with the refusal. */
+  readonly admit: (from: PeerId, counted: Counted) => Promise<Leave | undefined>
   /** Refusals are told to the other side; else it hears nothing. */
   readonly tellRefusals: boolean
   readonly findSession: (idHex: string) => Session | undefined
-  readonly newSession: (keys: SessionKeys, peer: PeerId) => Session
+  readonly newSession: (keys: SessionKeys, peer: PeerId, leave: Leave | undefined) => Session
   /** Answers an offer for a session that both sides have; undefined: with silence. @throws PeerlineError when it is malformed */
   readonly resume: (offer: ReturnType<typeof openOffer>) => Promise<Uint8Array | undefined>
   /** Takes a path whose first message asked for a circuit; the path is paused. Absent: we are no relay. */
@@ -68,18 +69,28 @@ export class Acceptor {
 
   /** Takes a path that somebody opened to us. Never rejects: what goes wrong ends the path. */
   async accept(path: FramedPath): Promise<void> {
+    const host = hostOf(path.remote)
     const source = sourceOf(path.remote)
     const ofSource = this.#sources.get(source) ?? 0
-    if (this.#closed || this.#strangers.size >= MAX_STRANGERS || ofSource >= MAX_STRANGERS_PER_SOURCE) {
+    const barred = host !== undefined && !this.#options.mayCome(host)
+    if (this.#closed || barred || ofSource >= MAX_STRANGERS_PER_SOURCE) return path.destroy()
+    let counted: Counted
+    try {
+      counted = this.#options.count({ direction: 'in', host })
+    } catch {
       return path.destroy()
     }
     this.#strangers.add(path)
     this.#sources.set(source, ofSource + 1)
+    let session: Session | undefined
     try {
-      await this.#accept(path)
+      session = await this.#accept(path, counted)
     } catch (error) {
       path.destroy(asPeerlineError(error, 'ERR_PEERLINE_PROTOCOL'))
     } finally {
+      // A session counts for as long as it lives; what was anything else counts no more.
+      if (session === undefined) counted.release()
+      else void session.closed.then(() => counted.release())
       this.#strangers.delete(path)
       const left = this.#sources.get(source)! - 1
       if (left === 0) this.#sources.delete(source)
@@ -93,55 +104,69 @@ export class Acceptor {
     for (const path of this.#strangers) path.destroy()
   }
 
-  async #accept(path: FramedPath): Promise<void> {
+  /** The session that was made, where one was. */
+  async #accept(path: FramedPath, counted: Counted): Promise<Session | undefined> {
     const message = await firstMessage(path)
     switch (readPreamble(message).kind) {
       case MessageKind.OFFER:
-        return this.#onOffer(path, message)
+        return this.#onOffer(path, message, counted)
       case MessageKind.XX1:
-        return this.#onExchange(path, message)
+        return this.#onExchange(path, message, counted)
       case MessageKind.ATTACH:
-        return this.#onAttach(path, message)
+        this.#onAttach(path, message)
+        return undefined
       case MessageKind.CIRCUIT:
-        if (this.#options.onCircuit !== undefined) return this.#options.onCircuit(path, message)
+        if (this.#options.onCircuit === undefined) break
+        this.#options.onCircuit(path, message)
+        return undefined
     }
     throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `${path.remote} began with an unknown message`)
   }
 
-  async #onOffer(path: Path, message: Uint8Array): Promise<void> {
+  async #onOffer(path: Path, message: Uint8Array, counted: Counted): Promise<Session | undefined> {
     const { identity, replay, admit, tellRefusals, newSession } = this.#options
     const offer = openOffer(identity, message, { replay })
     if (offer.body.length > 0) {
       const answer = await this.#options.resume(offer)
       if (answer !== undefined) path.send([answer])
-      return path.close()
+      path.close()
+      return undefined
     }
+    let leave: Leave | undefined
     try {
-      await admit(offer.from, 'direct')
+      leave = await admit(offer.from, counted)
     } catch (cause) {
       const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
       if (tellRefusals) path.send([offer.refuse(error.code, error.message)])
-      return path.close()
+      path.close()
+      return undefined
     }
     const { message: answer, keys } = offer.accept(EMPTY)
     path.send([answer])
-    newSession(keys, offer.from).adopt(path, false)
+    const session = newSession(keys, offer.from, leave)
+    session.adopt(path, false)
+    return session
   }
 
-  async #onExchange(path: Path, message: Uint8Array): Promise<void> {
+  async #onExchange(path: Path, message: Uint8Array, counted: Counted): Promise<Session | undefined> {
     const exchange = acceptExchange(this.#options.identity, message)
     path.send([exchange.message])
     const { from, keys } = exchange.read(await firstMessage(path))
+    let leave: Leave | undefined
     let refusal: PeerlineError | undefined
     try {
-      await this.#options.admit(from, 'direct')
+      leave = await this.#options.admit(from, counted)
     } catch (cause) {
       refusal = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
-      if (!this.#options.tellRefusals) return path.close()
+      if (!this.#options.tellRefusals) {
+        path.close()
+        return undefined
+      }
     }
-    const session = this.#options.newSession(keys, from)
+    const session = this.#options.newSession(keys, from, leave)
     session.adopt(path, false)
     if (refusal !== undefined) session.abort(refusal)
+    return session
   }
 
   #onAttach(path: Path, message: Uint8Array): void {
@@ -152,61 +177,5 @@ export class Acceptor {
       return path.close()
     }
     session.acceptAttach(path, message)
-  }
-}
-
-/**
- * Dials a peer whose id is known over an open path: handshake IK. The path is destroyed when it fails.
- * @throws PeerlineError `ERR_PEERLINE_WRONG_PEER`, the other side's refusal, `ERR_PEERLINE_TIMEOUT`, …
- */
-export async function dialOverPath(
-  identity: Identity,
-  to: PeerId,
-  path: Path,
-  options: { signal: AbortSignal },
-): Promise<SessionKeys> {
-  return exchangeOverPath(createOffer(identity, to, { body: EMPTY }), path, options)
-}
-
-/**
- * Sends an offer as the first message of an open path. The path is destroyed when it fails.
- * @throws PeerlineError as {@link dialOverPath}
- */
-export async function exchangeOverPath(
-  offer: Offer,
-  path: Path,
-  options: { signal: AbortSignal },
-): Promise<SessionKeys> {
-  try {
-    path.send([offer.message])
-    const answer = await firstMessage(path, options).catch((error: PeerlineError) => {
-      // Whoever cannot open an offer hangs up: the offer was sealed for another key, or the clocks differ.
-      if (error.code !== 'ERR_PEERLINE_UNREACHABLE' && error.code !== 'ERR_PEERLINE_PROTOCOL') throw error
-      const what = `${path.remote} does not answer as ${offer.to}`
-      throw new PeerlineError('ERR_PEERLINE_WRONG_PEER', what, { cause: error })
-    })
-    return offer.complete(answer).keys
-  } catch (error) {
-    path.destroy()
-    throw asPeerlineError(error, 'ERR_PEERLINE_HANDSHAKE')
-  }
-}
-
-/** Dials whoever answers over an open path: handshake XX, which tells who it is. The path is destroyed when it fails. */
-export async function discoverOverPath(
-  identity: Identity,
-  path: Path,
-  options: { signal: AbortSignal },
-): Promise<{ peer: PeerId; keys: SessionKeys }> {
-  try {
-    const exchange = startExchange(identity)
-    path.send([exchange.message])
-    const { remote, finish } = exchange.read(await firstMessage(path, options))
-    const { message, keys } = finish(EMPTY)
-    path.send([message])
-    return { peer: remote, keys }
-  } catch (error) {
-    path.destroy()
-    throw asPeerlineError(error, 'ERR_PEERLINE_HANDSHAKE')
   }
 }

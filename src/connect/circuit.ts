@@ -3,7 +3,7 @@
  */
 import { scopeOf } from '../network/address.ts'
 import { type FramedPath, RelayPath } from '../path/index.ts'
-import { type CircuitOffer, mayDial } from './candidate.ts'
+import type { CircuitOffer } from './candidate.ts'
 import { PATH_ATTEMPT_MS } from './race.ts'
 import { dialServer, parseServerAddress } from './url.ts'
 
@@ -16,8 +16,8 @@ export async function openCircuit(relay: string, token: Uint8Array, signal: Abor
 export interface JoinOptions {
   /** Relays of our own choice: these may have any address. */
   readonly knownRelays: () => readonly string[]
-  /** True when this machine is to be found on loopback. */
-  readonly loopback: () => boolean
+  /** Whether an address that a remote named may be dialled. */
+  readonly mayDial: (host: string) => boolean
   /** Takes the path that the other side will attach. */
   readonly accept: (path: FramedPath) => void
   readonly signal: AbortSignal
@@ -35,12 +35,12 @@ export function joinCircuits(circuits: readonly CircuitOffer[], options: JoinOpt
  * A relay that a remote names is dialled when it is one of ours, by whatever scheme, or when its address is public. A
  * private one is not: it would let a remote send requests to whatever answers HTTP in our network.
  */
-function mayJoin(relay: string, { knownRelays, loopback }: JoinOptions): boolean {
+function mayJoin(relay: string, { knownRelays, mayDial }: JoinOptions): boolean {
   try {
     const { host, port } = parseServerAddress(relay)
     const ours = knownRelays().map(parseServerAddress)
     if (ours.some((known) => known.host === host && known.port === port)) return true
-    return scopeOf(host) !== 'private' && mayDial(host, { loopback: loopback() })
+    return scopeOf(host) !== 'private' && mayDial(host)
   } catch {
     return false
   }

@@ -13,23 +13,25 @@
  */
 import { setMaxListeners } from 'node:events'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
-import { createOffer, openOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
+import { createOffer, openOffer, type ReceivedOffer, ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
-import { parseHostPort } from '../network/address.ts'
+import { formatHostPort } from '../network/address.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
-import { FramedPath, type Path, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
+import { FramedPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
 import { type Explanation, type PathTiming, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
-import { Acceptor, type Admit, dialOverPath, discoverOverPath } from './acceptor.ts'
+import { Acceptor, type Admit, type Leave } from './acceptor.ts'
 import { Answers } from './answers.ts'
 import { type Bond, Bonds, type FindRelays } from './bonds.ts'
 import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
 import { joinCircuits, openCircuit } from './circuit.ts'
+import { type Claim, type Counted, held } from './counted.ts'
+import { dialOverPath, discoverOverPath, openDirect } from './direct.ts'
 import { type Exchanged, exchange } from './exchange.ts'
 import { type CallOptions, Keeper } from './keeper.ts'
 import { firstOf, under, untilAborted } from './pause.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
-import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
+import { PATH_ATTEMPT_MS } from './race.ts'
 import { Upgrade } from './upgrade.ts'
 import { dialServer, type parseServerUrl } from './url.ts'
 import { isSequential, type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from './ways.ts'
@@ -63,16 +65,19 @@ const PATHLESS_CLOSE_MS = 500
 /** ms that paths of other sessions get to answer when their peer begins anew. */
 const DOUBTED_MS = 4_000
 
-/** Sessions at once with one peer, and in all; more inbound ones are refused. */
-const MAX_SESSIONS_PER_PEER = 8
-const MAX_SESSIONS = 10_000
-
 export interface ConnectorOptions {
   readonly identity: Identity
   readonly admit: Admit
   readonly tellRefusals: boolean
-  /** `server`: we dialled it for its services; it is not found by its peer id, and no other path to it will come. */
-  readonly onSession: (session: Session, options: { server: boolean }) => void
+  /** False for an address (an IP literal) that is shut out, both ways. */
+  readonly mayUse: (host: string) => boolean
+  /** Counts a connection. @throws PeerlineError when there are too many */
+  readonly count: (claim: Claim) => Counted
+  /**
+   * `server`: we dialled it for its services; it is not found by its peer id, and no other path to it will come. `leave`: what
+   * the peer was let in by, or we may dial it by.
+   */
+  readonly onSession: (session: Session, options: { server: boolean; leave: Leave | undefined }) => void
   /** ms that a session may be without a path. @default 60_000 */
   readonly reconnectMs?: number | undefined
   /** How soon the end of a path is noticed. */
@@ -84,6 +89,10 @@ export interface ConnectorOptions {
   /** A session wants signaling now: what is gone is brought back. */
   readonly hurry: () => void
   readonly onStream: (session: Session, stream: Stream) => void
+  /** A peer told where it listens (`host:port`), of what may be dialled. */
+  readonly onTold: (peer: PeerId, addresses: readonly string[]) => void
+  /** Streams open at once in one session, in each direction. */
+  readonly maxStreams?: number | undefined
   /** Media that work now. `hidden`: only those that do not tell our address. */
   readonly signaling: (options: { hidden: boolean }) => readonly Signaling[]
   /** What we know of ourselves. */
@@ -100,10 +109,11 @@ export interface ConnectorOptions {
   /** Relays of our own choice: these may have any address. */
   readonly knownRelays: () => readonly string[]
   readonly onCircuit?: ((path: FramedPath, circuit: Uint8Array) => void) | undefined
-  readonly maxSessions?: number | undefined
 }
 
 export interface DialOptions {
+  /** What we may dial it by. */
+  readonly leave?: Leave | undefined
   readonly via: Via
   /** Where circuits may be had; undefined: nowhere. */
   readonly relays?: FindRelays | undefined
@@ -119,6 +129,7 @@ interface Making {
   readonly joins?: boolean
   readonly addresses?: readonly string[]
   readonly server?: boolean
+  readonly leave?: Leave | undefined
 }
 
 /** ms between two sets of circuits that the other side may have us come to, inside a session. */
@@ -126,6 +137,7 @@ const JOIN_EVERY_MS = 500
 
 interface Dialling {
   readonly via: Via
+  readonly leave: Leave | undefined
   readonly promise: Promise<Session>
   /** Ends the dial with a session that came the other way. */
   readonly settle: (session: Session) => void
@@ -165,10 +177,12 @@ export class Connector {
     this.acceptor = new Acceptor({
       identity: options.identity,
       replay: this.#replay,
-      admit: (from, how) => this.#admit(from, how),
+      mayCome: options.mayUse,
+      count: options.count,
+      admit: (from, counted) => this.#admit(from, 'direct', counted),
       tellRefusals: options.tellRefusals,
       findSession: (id) => this.#bonds.get(id)?.session,
-      newSession: (keys, peer) => this.#newSession(keys, peer, this.#answering(false)),
+      newSession: (keys, peer, leave) => this.#newSession(keys, peer, { ...this.#answering(false), leave }),
       resume: (offer) => this.keeper.answer(offer, decodeBody(offer.body), 0),
       onCircuit: options.onCircuit,
     })
@@ -195,7 +209,7 @@ export class Connector {
    * @throws PeerlineError `ERR_PEERLINE_NO_ADDRESS`, `ERR_PEERLINE_OFFLINE`, the other side's refusal, …
    */
   dial(to: PeerId, options: DialOptions): Promise<Session> {
-    const { via, signal } = options
+    const { via, leave, signal } = options
     const running = this.#dialling.get(to)
     if (running?.via === via) return untilAborted(running.promise, signal, `dialling ${to}`)
     const cancel = new AbortController()
@@ -220,11 +234,17 @@ export class Connector {
     })
     // Only one of several can be settled from the other side: the first.
     if (running !== undefined) return promise
-    this.#dialling.set(to, { via, promise, settle })
+    this.#dialling.set(to, { via, leave, promise, settle })
     return promise.finally(() => this.#dialling.delete(to))
   }
 
-  async #dial(to: PeerId, { via, relays, exclusive = false, signal }: DialOptions): Promise<Session> {
+  async #dial(to: PeerId, options: DialOptions): Promise<Session> {
+    const counted = this.#options.count({ direction: 'out', peer: to })
+    return (await held(counted, async () => ({ session: await this.#dialCounted(to, options, counted) }))).session
+  }
+
+  async #dialCounted(to: PeerId, options: DialOptions, counted: Counted): Promise<Session> {
+    const { via, relays, exclusive = false, leave, signal } = options
     const ways = waysOf(via)
     // Alone it is described in the offer itself; beside other ways it waits until those have failed.
     const webrtc = via === 'webrtc' ? await WebRtcAttempt.offer(this.#webrtcOptions()) : undefined
@@ -234,9 +254,16 @@ export class Connector {
     try {
       const call = await this.#call(to, { ...told, webrtc: webrtc?.description }, { ways, relays, signal })
       const { remote, circuits } = call
-      const session = this.#newSession(call.keys, to, { ways, relays, joins: !exclusive })
+      try {
+        counted.establish(to)
+      } catch (error) {
+        drop(circuits)
+        throw error
+      }
+      const session = this.#newSession(call.keys, to, { ways, relays, joins: !exclusive, leave })
       const bond = this.#bonds.get(session.id)!
       bond.hidden = remote.hidden === true
+      this.#learn(to, remote)
       const attached = circuits.map(async (circuit) => session.attach(await circuit))
       const upgrade = this.#seek(bond, { fresh, webrtc, relayed: circuits.length > 0 })
       this.keeper.standBy(bond)
@@ -278,16 +305,21 @@ export class Connector {
       const { keys, body: answered }: Exchanged = await exchange(media, offer, signal)
       return { keys, remote: decodeBody(answered), circuits }
     } catch (error) {
-      for (const circuit of circuits) circuit.then((path) => path.destroy()).catch(() => {})
+      drop(circuits)
       if (offer.answered) how.onRefused?.()
       throw error
     }
   }
 
   #webrtcOptions(): WebRtcOptions {
-    const loopback = this.#options.loopback()
     const { webrtc, vantage } = this.#options
-    return webRtcOptions(webrtc, vantage().reflectors, (host) => mayDial(host, { loopback }), this.#closing.signal)
+    return webRtcOptions(webrtc, vantage().reflectors, this.#mayDial, this.#closing.signal)
+  }
+
+  /** Whether an address that a remote named may be dialled. */
+  readonly #mayDial = (host: string): boolean => {
+    const { loopback, mayUse } = this.#options
+    return mayDial(host, { loopback: loopback() }) && mayUse(host)
   }
 
   /** Our side, described first; undefined when we have no WebRTC. Never rejects. */
@@ -314,6 +346,16 @@ export class Connector {
     return { candidates: candidates.filter(({ kind }) => ways.has(wayOf(kind))), nat, rendezvousRttMs }
   }
 
+  /** Where a peer listens is worth remembering; where it is mapped to just now is not. */
+  #learn(peer: PeerId, { candidates }: ConnectionBody): void {
+    const listening = candidates.filter(({ kind, host }) => kind === 'tcp' && this.#mayDial(host))
+    if (listening.length > 0)
+      this.#options.onTold(
+        peer,
+        listening.map(({ host, port }) => formatHostPort(host, port)),
+      )
+  }
+
   /** Makes the search for direct paths of a session; none where no address of either side may show. */
   #seek(
     bond: Bond,
@@ -321,7 +363,7 @@ export class Connector {
   ): Upgrade | undefined {
     const { session, keys, ways, hidden } = bond
     if (ways.size === 0 || hidden) return undefined
-    const { vantage, refresh, openUdp, loopback, birthday } = this.#options
+    const { vantage, refresh, openUdp, birthday } = this.#options
     bond.upgrade = new Upgrade({
       session,
       keys,
@@ -334,7 +376,7 @@ export class Connector {
       webrtcAttempt: begun.webrtc,
       openUdp,
       accept: (path) => void this.acceptor.accept(path),
-      loopback,
+      mayDial: this.#mayDial,
       birthday,
       closing: this.#closing.signal,
     })
@@ -373,41 +415,64 @@ export class Connector {
   async #answer(message: Uint8Array, travelMs: number | undefined): Promise<Uint8Array | undefined> {
     try {
       const offer = openOffer(this.#options.identity, message, { replay: this.#replay })
-      const { from } = offer
       const told = decodeBody(offer.body)
       if (told.session !== undefined) return await this.keeper.answer(offer, told, travelMs)
-      const own = this.#dialling.get(from)
-      if (own !== undefined) {
-        // Who dials a peer has let it in: its offer needs no further leave.
-        if (this.#options.identity.peerId < from) return undefined
-      } else {
-        try {
-          await this.#admit(from, 'signaled')
-        } catch (cause) {
-          const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
-          return this.#options.tellRefusals ? offer.refuse(error.code, error.message) : undefined
-        }
-      }
-      // First of all: the other side comes to the relay as soon as it has the answer.
-      this.#join(told)
-      const making = this.#answering(told.hidden === true)
-      const body = this.#body(making.ways)
-      const webrtc = await this.#answerWebRtc(told, making.ways)
-      const { message: answer, keys } = offer.accept(encodeBody({ ...body, webrtc: webrtc?.description }))
-      const session = this.#newSession(keys, from, making)
-      const bond = this.#bonds.get(session.id)!
-      bond.hidden = told.hidden === true
-      const upgrade = this.#seek(bond, { webrtc, relayed: told.circuits.length > 0 })
-      void upgrade?.begin(told, this.#travel(told, travelMs))
-      // It begins anew with us, as one does that was started again: do the others still stand?
-      for (const other of this.#bonds.of(from)) if (other !== session) other.probe(DOUBTED_MS)
-      this.keeper.standBy(bond)
-      own?.settle(session)
+      const own = this.#dialling.get(offer.from)
+      if (own === undefined) return await this.#answerStranger(offer, told, travelMs)
+      // Who dials a peer has let it in: its offer needs no further leave, and counts already.
+      if (this.#options.identity.peerId < offer.from) return undefined
+      const { session, answer } = await this.#take(offer, told, own.leave, travelMs)
+      own.settle(session)
       return answer
     } catch {
       // Whatever a stranger sent: it was not for us, not in time, or not whole. It hears nothing.
       return undefined
     }
+  }
+
+  async #answerStranger(
+    offer: ReceivedOffer,
+    told: ConnectionBody,
+    travelMs: number | undefined,
+  ): Promise<Uint8Array | undefined> {
+    let counted: Counted | undefined
+    let leave: Leave | undefined
+    try {
+      counted = this.#options.count({ direction: 'in', peer: offer.from })
+      leave = await this.#admit(offer.from, 'signaled', counted)
+    } catch (cause) {
+      counted?.release()
+      const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
+      return this.#options.tellRefusals ? offer.refuse(error.code, error.message) : undefined
+    }
+    const { answer } = await held(counted, () => this.#take(offer, told, leave, travelMs))
+    return answer
+  }
+
+  /** Makes the session that an offer is for, and the answer. */
+  async #take(
+    offer: ReceivedOffer,
+    told: ConnectionBody,
+    leave: Leave | undefined,
+    travelMs: number | undefined,
+  ): Promise<{ session: Session; answer: Uint8Array }> {
+    const { from } = offer
+    // First of all: the other side comes to the relay as soon as it has the answer.
+    this.#join(told)
+    const making = { ...this.#answering(told.hidden === true), leave }
+    const body = this.#body(making.ways)
+    const webrtc = await this.#answerWebRtc(told, making.ways)
+    const { message: answer, keys } = offer.accept(encodeBody({ ...body, webrtc: webrtc?.description }))
+    const session = this.#newSession(keys, from, making)
+    const bond = this.#bonds.get(session.id)!
+    bond.hidden = told.hidden === true
+    this.#learn(from, told)
+    const upgrade = this.#seek(bond, { webrtc, relayed: told.circuits.length > 0 })
+    void upgrade?.begin(told, this.#travel(told, travelMs))
+    // It begins anew with us, as one does that was started again: do the others still stand?
+    for (const other of this.#bonds.of(from)) if (other !== session) other.probe(DOUBTED_MS)
+    this.keeper.standBy(bond)
+    return { session, answer }
   }
 
   /** How a session may be reached that another peer dials. `hidden`: that one shows no address, and dials none of ours. */
@@ -426,7 +491,7 @@ export class Connector {
   #join({ circuits }: ConnectionBody): void {
     joinCircuits(circuits, {
       knownRelays: this.#options.knownRelays,
-      loopback: this.#options.loopback,
+      mayDial: this.#mayDial,
       accept: (path) => void this.acceptor.accept(path),
       signal: this.#closing.signal,
     })
@@ -466,14 +531,62 @@ export class Connector {
    * A session over a direct path to one of `addresses` (`host:port`), with the handshake on the path itself.
    * @throws PeerlineError of the first address
    */
-  async dialDirect(to: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
-    return under([signal, this.#closing.signal], async (limited) => {
-      const path = await raceTcp(
-        addresses.map((address) => parseHostPort(address)),
-        limited,
-      )
-      return this.#handshake(to, path, limited, { ...this.#answering(false), addresses })
+  async dialDirect(
+    to: PeerId,
+    addresses: readonly string[],
+    options: { signal: AbortSignal; leave?: Leave | undefined },
+  ): Promise<Session> {
+    const making = { ...this.#answering(false), addresses, leave: options.leave }
+    return this.#direct({ peer: to, addresses }, options.signal, async (path, counted, signal) => {
+      const started = performance.now()
+      const keys = await dialOverPath(this.#options.identity, to, path, { signal })
+      counted.establish(to)
+      return { keys, peer: to, making, rttMs: performance.now() - started }
     })
+  }
+
+  /**
+   * A session with whoever answers at an address (`host:port`), where `permit` lets us have one with that peer.
+   * @throws PeerlineError of the address, or of `permit`
+   */
+  async discover(
+    address: string,
+    options: { signal: AbortSignal; permit: (peer: PeerId) => Promise<Leave | undefined> },
+  ): Promise<Session> {
+    return this.#direct({ addresses: [address] }, options.signal, async (path, counted, signal) => {
+      const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal })
+      const leave = await options.permit(peer)
+      counted.establish(peer)
+      return { keys, peer, making: { ...this.#answering(false), addresses: [address], leave } }
+    })
+  }
+
+  /** Opens a path, and makes the session that a handshake on it is for. */
+  async #direct(
+    { peer, addresses }: { peer?: PeerId; addresses: readonly string[] },
+    given: AbortSignal,
+    shake: (
+      path: FramedPath,
+      counted: Counted,
+      signal: AbortSignal,
+    ) => Promise<{ keys: SessionKeys; peer: PeerId; making: Making; rttMs?: number }>,
+  ): Promise<Session> {
+    const counted = this.#options.count({ direction: 'out', peer })
+    const { session } = await held(counted, () =>
+      under([given, this.#closing.signal], async (signal) => {
+        const path = await openDirect(addresses, this.#options.mayUse, signal)
+        try {
+          const made = await shake(path, counted, signal)
+          const session = this.#newSession(made.keys, made.peer, made.making)
+          session.adopt(path, true, made.rttMs)
+          return { session }
+        } catch (error) {
+          path.destroy()
+          throw error
+        }
+      }),
+    )
+    return session
   }
 
   /** A session with a server, over what its URL says, from a port of our choice if there is one. */
@@ -483,43 +596,26 @@ export class Connector {
   ): Promise<Session> {
     const { signal, localPort } = options
     const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
-    const pipe = await dialServer(url, { signal: limited, localPort })
-    return this.#handshake(url.peer, new FramedPath('tcp', pipe), signal, { ways: waysOf('relay'), server: true })
-  }
-
-  /** A session with whoever answers at an address (`host:port`); the caller decides what it thinks of it. */
-  async discover(address: string, signal: AbortSignal): Promise<Session> {
-    return under([signal, this.#closing.signal], async (limited) => {
-      const path = await raceTcp([parseHostPort(address)], limited)
-      const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal: limited })
-      const session = this.#newSession(keys, peer, { ...this.#answering(false), addresses: [address] })
-      session.adopt(path, true)
-      return session
-    })
-  }
-
-  async #handshake(to: PeerId, path: Path, signal: AbortSignal, making: Making): Promise<Session> {
+    const path = new FramedPath('tcp', await dialServer(url, { signal: limited, localPort }))
     const started = performance.now()
-    const keys = await dialOverPath(this.#options.identity, to, path, { signal })
-    const session = this.#newSession(keys, to, making)
+    const keys = await dialOverPath(this.#options.identity, url.peer, path, { signal })
+    const session = this.#newSession(keys, url.peer, { ways: waysOf('relay'), server: true })
     session.adopt(path, true, performance.now() - started)
     return session
   }
 
   // ---- sessions ----
 
-  async #admit(from: PeerId, how: 'direct' | 'signaled'): Promise<void> {
-    await this.#options.admit(from, how)
+  async #admit(from: PeerId, how: 'direct' | 'signaled', counted: Counted): Promise<Leave | undefined> {
+    const leave = await this.#options.admit(from, how)
     // Asked last: the approver may have thought for long.
     if (this.#closing.signal.aborted) throw new PeerlineError('ERR_PEERLINE_CLOSED', 'this peer is closing')
-    const ofPeer = this.#bonds.of(from).length
-    if (ofPeer >= MAX_SESSIONS_PER_PEER || this.#bonds.size >= (this.#options.maxSessions ?? MAX_SESSIONS)) {
-      throw new PeerlineError('ERR_PEERLINE_BUSY', 'too many sessions are open')
-    }
+    counted.establish(from)
+    return leave
   }
 
   #newSession(keys: SessionKeys, peer: PeerId, making: Making): Session {
-    const { ways, relays, joins = true, addresses = [], server = false } = making
+    const { ways, relays, joins = true, addresses = [], server = false, leave } = making
     const reconnectMs = server ? 0 : this.#options.reconnectMs
     const session: Session = new Session({
       keys,
@@ -528,12 +624,13 @@ export class Connector {
       explain: () => this.#explain(session),
       timing: this.#options.timing,
       ...(reconnectMs === undefined ? {} : { reconnectMs }),
+      ...(this.#options.maxStreams === undefined ? {} : { maxStreams: this.#options.maxStreams }),
     })
     const bond: Bond = { session, keys, ways, relays, joins, addresses, hidden: false, upgrade: undefined }
     this.#bonds.add(bond, !server)
     session.addEventListener('candidates', (event) => this.#onCandidates(session, event.detail))
     if (reconnectMs !== 0) this.keeper.keep(bond)
-    this.#options.onSession(session, { server })
+    this.#options.onSession(session, { server, leave })
     return session
   }
 
@@ -565,6 +662,11 @@ export class Connector {
       }),
     )
   }
+}
+
+/** Ends circuits that are of no use, also those that only come to be. */
+function drop(circuits: readonly Promise<FramedPath>[]): void {
+  for (const circuit of circuits) circuit.then((path) => path.destroy()).catch(() => {})
 }
 
 function sameCandidates(some: readonly Candidate[] = [], others: readonly Candidate[] = []): boolean {

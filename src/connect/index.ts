@@ -1,4 +1,4 @@
-export type { Admit } from './acceptor.ts'
+export type { Admit, Leave } from './acceptor.ts'
 export {
   type Candidate,
   type CandidateKind,
@@ -9,7 +9,8 @@ export {
   type NatHint,
 } from './candidate.ts'
 export { Connector, type ConnectorOptions, type Via } from './connector.ts'
-export { firstOf, under, untilAborted } from './pause.ts'
+export type { Claim, Counted } from './counted.ts'
+export { firstOf, pause, under, untilAborted } from './pause.ts'
 export type { BirthdayBudget } from './punch-udp.ts'
 export { MAX_RELAY_MESSAGE_BYTES, RELAY_PROTOCOL, Reservation } from './reservation.ts'
 export { DEFAULT_PORT, parseServerAddress, parseServerUrl, type ServerUrl } from './url.ts'

@@ -21,7 +21,7 @@ import type { NatMapping } from '../network/nat.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
 import { type FramedPath, type IceServer, tcpPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
 import type { PathAttempt, Session } from '../session/index.ts'
-import { type Candidate, type ConnectionBody, encodeBody, mayDial, type NatHint } from './candidate.ts'
+import { type Candidate, type ConnectionBody, encodeBody, type NatHint } from './candidate.ts'
 import { pause } from './pause.ts'
 import { punchTcp } from './punch-tcp.ts'
 import { searchTcp } from './punch-tcp-search.ts'
@@ -60,7 +60,8 @@ export interface WaysOptions {
   readonly openUdp: () => Promise<UdpSocket>
   /** Takes a path that the other side will attach. */
   readonly accept: (path: FramedPath) => void
-  readonly loopback: () => boolean
+  /** Whether an address that a remote named may be dialled. */
+  readonly mayDial: (host: string) => boolean
   /** How WebRTC is to be tried; false: not at all. */
   readonly webrtc: WebRtcSetup | false
   /** What was begun already, and described in the offer or the answer. */
@@ -234,9 +235,8 @@ export class Ways {
   // ---- WebRTC ----
 
   get #webrtcOptions(): WebRtcOptions {
-    const loopback = this.#options.loopback()
-    const { webrtc, vantage, signal } = this.#options
-    return webRtcOptions(webrtc, vantage().reflectors, (host) => mayDial(host, { loopback }), signal)
+    const { webrtc, vantage, mayDial, signal } = this.#options
+    return webRtcOptions(webrtc, vantage().reflectors, mayDial, signal)
   }
 
   /**
@@ -318,9 +318,8 @@ export class Ways {
   // ---- tools ----
 
   #targets(remote: ConnectionBody, kind: Candidate['kind']): SocketAddress[] {
-    const loopback = this.#options.loopback()
     const targets = remote.candidates.flatMap((candidate) => {
-      if (candidate.kind !== kind || !mayDial(candidate.host, { loopback })) return []
+      if (candidate.kind !== kind || !this.#options.mayDial(candidate.host)) return []
       return toSocketAddress(candidate.host, candidate.port) ?? []
     })
     return sortByNearness(targets, localAddresses())

@@ -81,6 +81,12 @@ export function formatHostPort(host: string, port: number): string {
   return host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
 }
 
+/** The IP address in what {@link formatHostPort} gave; undefined when it is none, such as the name of a relay. */
+export function hostOf(text: string): string | undefined {
+  const host = /^\[?([^\]]+?)\]?:\d+$/.exec(text)?.[1]
+  return host !== undefined && isIP(host) !== 0 ? host : undefined
+}
+
 /** `host` and `port` as a {@link SocketAddress}: IPv4-mapped IPv6 becomes IPv4; undefined when `host` is not an IP. */
 export function toSocketAddress(host: string, port: number): SocketAddress | undefined {
   const bytes = ipToBytes(host)

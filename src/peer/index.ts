@@ -1,10 +1,6 @@
+export type { Delivery } from './exchanges.ts'
+export type { StreamContext, StreamHandler } from './handlers.ts'
 export { CONNECTIONS_PER_SOURCE, Listener, listenOn } from './listener.ts'
-export {
-  type ConnectOptions,
-  Peer,
-  type PeerEvents,
-  type PeerOptions,
-  type RendezvousStatus,
-  type StreamContext,
-  type StreamHandler,
-} from './peer.ts'
+export { Memory, type MemoryEvents } from './memory.ts'
+export type { ConnectOptions, PeerLimits, PeerOptions, PeerRequestOptions } from './options.ts'
+export { Peer, type PeerEvents, type RendezvousStatus } from './peer.ts'

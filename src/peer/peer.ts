@@ -2,35 +2,50 @@
  * The peer: one identity, its sessions, and what it answers to. The facade that wires the rooms below.
  */
 import {
-  type BirthdayBudget,
   type Candidate,
   Connector,
+  type Leave,
   parseServerUrl,
   under,
   untilAborted,
   type Via,
-  type WebRtcSetup,
 } from '../connect/index.ts'
-import { abortError, PeerlineError } from '../errors.ts'
+import type { Damage, KnownPeers } from '../discovery/index.ts'
+import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
 import { parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
 import type { NatView } from '../network/nat.ts'
 import type { FramedPath } from '../path/index.ts'
-import { Firewall, type FirewallOptions } from '../policy/firewall.ts'
-import { type RequestHandler, type RequestOptions, request, serveRequest } from '../protocol/index.ts'
+import type { Bans } from '../policy/bans.ts'
+import type { Firewall } from '../policy/firewall.ts'
+import type { ConnectionLimits } from '../policy/peer-limits.ts'
+import type {
+  OneWayFailure,
+  Protocol,
+  ProtocolHandler,
+  RequestHandler,
+  SendOptions,
+  ServeStreamOptions,
+  StreamedAnswer,
+  StreamRequestHandler,
+  StreamRequestOptions,
+} from '../protocol/index.ts'
 import {
   type IncomingOptions,
-  IncomingStreams,
-  type PathTiming,
+  type IncomingStreams,
   type Session,
   type Stream,
-  StreamCode,
   TypedEventTarget,
 } from '../session/index.ts'
 import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan } from '../signaling/index.ts'
+import { type Delivery, Exchanges } from './exchanges.ts'
+import { Gate } from './gate.ts'
+import { Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
 import { Introducer } from './introducer.ts'
 import { Listener } from './listener.ts'
+import { Memory } from './memory.ts'
+import type { ConnectOptions, PeerOptions, PeerRequestOptions } from './options.ts'
 import { Reachability } from './reachability.ts'
 import { type ChosenRelay, Relays } from './relays.ts'
 import { RendezvousLink } from './rendezvous-link.ts'
@@ -47,77 +62,15 @@ const CHANGED_MS = 2_000
 /** ms that a rendezvous gets before mutual peers are asked: nobody need learn then whom we dial. */
 const INTRODUCTION_DELAY_MS = 500
 
+/** A dial that failed so says nothing of where the peer is. */
+const UNFOUND: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'ERR_PEERLINE_OFFLINE',
+  'ERR_PEERLINE_NO_ADDRESS',
+  'ERR_PEERLINE_UNREACHABLE',
+])
+
 /** ms that known addresses get before the rendezvous is asked as well. */
 const DIRECT_FIRST_MS = 3_000
-
-export interface PeerOptions {
-  /** Who this peer is. @default a new identity for as long as the peer lives */
-  readonly identity?: Identity
-  /** A key file to read, and to make when it is missing; `~` is the home directory. Instead of `identity`. */
-  readonly identityFile?: string
-  /** Servers through which others are found, and find us: `ws://host:port#<peer id>`, `wss:`, `tcp:`. @default none */
-  readonly rendezvous?: readonly string[]
-  /** `host:port` to listen on for direct paths; port 0 is any free one. @default every interface, a free port */
-  readonly listen?: readonly string[]
-  /** Who may connect. @default nobody */
-  readonly firewall?: FirewallOptions
-  /** Be listed at the rendezvous, so that others can dial; false: only dial. @default true */
-  readonly listed?: boolean
-  /** Sessions open at once. @default 10_000 */
-  readonly maxSessions?: number
-  /**
-   * Ways that sessions may use, whoever dials, unless a dial says otherwise. `relay`: no address of this peer is ever
-   * told to anybody but its rendezvous. @default 'auto'
-   */
-  readonly via?: Via
-  /** Use UDP, where the optional package `udx-native` is installed. @default true */
-  readonly udp?: boolean
-  /** Find peers on the local network by multicast. @default true with a rendezvous that is not on this machine */
-  readonly lan?: boolean
-  /** Ask the router to map our ports (UPnP, NAT-PMP, PCP). @default as `lan` */
-  readonly portMapping?: boolean
-  /** STUN servers (`host:port`) to ask for our address, besides those of the rendezvous. @default none */
-  readonly reflectors?: readonly string[]
-  /**
-   * WebRTC, where `node-datachannel` is installed: tried when nothing else is direct and there are `iceServers`, or with
-   * `via: 'webrtc'`. Give STUN and TURN servers of your own here; false switches it off. @default no servers
-   */
-  readonly webrtc?: Partial<WebRtcSetup> | false
-  /** The search for the way to a NAT with random ports: its budget, or false for none. @default 256 sockets, 1,000 probes/s, 5 s */
-  readonly birthday?: BirthdayBudget | false
-  /**
-   * Pass offers and answers, unread, between peers that this one has sessions with; a function says for which two.
-   * @default false
-   */
-  readonly introduce?: boolean | ((from: PeerId, to: PeerId) => boolean)
-  /** Be found through peers that introduce, as by a rendezvous. @default true */
-  readonly introducible?: boolean
-  /** @internal Takes paths that ask for a circuit: what makes a relay. */
-  readonly onCircuit?: (path: FramedPath, circuit: Uint8Array) => void
-  /**
-   * ms that a session may be without any path, `reconnecting`, while another is sought, before it fails; 0: it fails at
-   * once. @default 60_000
-   */
-  readonly reconnectMs?: number
-  /** How soon the end of a path is noticed. @default 300 ms to the first question, 4 s to the end */
-  readonly timing?: Partial<PathTiming>
-  /** Keep a path by a relay beside a direct one, to take over at once when that fails. @default true */
-  readonly standbyRelay?: boolean
-}
-
-export interface ConnectOptions {
-  /** Known addresses of the peer (`host:port`), tried first. */
-  readonly addresses?: readonly string[]
-  /**
-   * `relay`: only relays, and none of our addresses is told; `direct`: no relay; `tcp`, `udp`, `webrtc`: only direct
-   * paths of that kind. @default the peer's
-   */
-  readonly via?: Via
-  /** The relay to use, by its URL, before others; `exclusive`: no other, and no direct path. @default those of the rendezvous */
-  readonly relay?: ChosenRelay
-  /** Ends the attempt. @default after 30 s */
-  readonly signal?: AbortSignal
-}
 
 /** How a peer stands with one of its rendezvous. */
 export interface RendezvousStatus {
@@ -131,31 +84,37 @@ export interface RendezvousStatus {
   readonly rttMs?: number
 }
 
-/** What a handler of streams is told. */
-export interface StreamContext {
-  /** Who opened the stream; proven. */
-  readonly from: PeerId
-  readonly session: Session
-}
-
-export type StreamHandler = (stream: Stream, context: StreamContext) => void | Promise<void>
-
 export type PeerEvents = {
   /** A session is open, whoever dialled. Sessions with the rendezvous are not told. */
   session: { readonly session: Session; readonly inbound: boolean }
+  /** It has ended, also when it was never open; `error` is absent when either side closed it in order. */
+  sessionEnd: { readonly session: Session; readonly error: PeerlineError | undefined }
+  /** A peer that was to be dialled was not reached, or refused, or we may not dial it. */
+  dialFailed: { readonly peer: PeerId; readonly error: PeerlineError }
+  /** One more address is listened on. */
+  listening: { readonly address: string }
+  /** A message that nobody answers was not handled, or its handler failed. */
+  messageFailed: OneWayFailure
+  /** What is remembered could not be saved; it is tried again. */
+  storeError: { readonly error: PeerlineError }
   /** Registered at a rendezvous. */
   online: { readonly rendezvous: string }
   /** A rendezvous was lost, or not reached; it is tried again in `retryMs`. */
   offline: { readonly rendezvous: string; readonly error: PeerlineError; readonly retryMs: number }
 }
 
+// biome-ignore lint/suspicious/noExplicitAny: any protocol at all
+type AnyProtocol = Protocol<any, any, any, any>
+
 export class Peer extends TypedEventTarget<PeerEvents> {
   readonly identity: Identity
-  readonly firewall: Firewall
   readonly #connector: Connector
   readonly #listeners: Listener[] = []
   #links: RendezvousLink[] = []
-  readonly #handlers = new Map<string, StreamHandler>()
+  readonly #gate: Gate
+  readonly #handlers: Handlers
+  readonly #exchanges: Exchanges
+  readonly #memory: Memory
   readonly #loopbackRendezvous: boolean
   readonly #via: Via
   /** The networks around this machine may be asked: for peers, and for mappings at the router. */
@@ -170,10 +129,28 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
 
-  private constructor(identity: Identity, options: PeerOptions, urls: readonly ReturnType<typeof parseServerUrl>[]) {
+  private constructor(
+    identity: Identity,
+    memory: Memory,
+    options: PeerOptions,
+    urls: readonly ReturnType<typeof parseServerUrl>[],
+  ) {
     super()
     this.identity = identity
-    this.firewall = new Firewall(options.firewall)
+    this.#memory = memory
+    memory.addEventListener('error', ({ detail }) => this.emit('storeError', detail))
+    const { streams: maxStreams, ...limits } = options.limits ?? {}
+    this.#gate = new Gate({ firewall: memory.firewall, bans: memory.bans, limits })
+    this.#handlers = new Handlers({
+      gate: this.#gate,
+      closing: this.#closing.signal,
+      onFailure: (failure) => this.emit('messageFailed', failure),
+    })
+    this.#exchanges = new Exchanges({
+      reach: (to, how) => this.reach(to, how),
+      members: (group) => this.firewall.groups.get(group) ?? [],
+      closing: this.#closing.signal,
+    })
     this.#loopbackRendezvous = urls.some(({ host }) => host === 'localhost' || scopeOf(host) === 'loopback')
     this.#via = options.via ?? 'auto'
     this.#near = options.lan ?? (urls.length > 0 && !this.#loopbackRendezvous)
@@ -192,9 +169,13 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     })
     this.#connector = new Connector({
       identity,
-      admit: (from, how) => this.firewall.admit({ from, how }),
-      tellRefusals: this.firewall.tellRefusals,
-      onSession: (session, { server }) => this.#onSession(session, server),
+      admit: this.#gate.admit,
+      mayUse: this.#gate.mayUse,
+      count: this.#gate.count,
+      tellRefusals: memory.firewall.tellRefusals,
+      onSession: (session, how) => this.#onSession(session, how),
+      onTold: (peer, addresses) => memory.known.learn(peer, addresses, 'told'),
+      maxStreams,
       reconnectMs: options.reconnectMs,
       timing: options.timing,
       standbyRelay: options.standbyRelay ?? true,
@@ -202,7 +183,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       hurry: () => {
         for (const link of this.#links) link.hurry()
       },
-      onStream: (session, stream) => this.#onStream(session, stream),
+      onStream: (session, stream) => this.#handlers.onStream(session, stream),
       signaling: ({ hidden }) => [
         // Who is heard on the local network has told its address.
         ...(hidden || this.#lan === undefined ? [] : [this.#lan]),
@@ -218,7 +199,6 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       loopback: () => this.#loopback,
       knownRelays: () => this.#links.map(({ address }) => address),
       onCircuit: options.onCircuit,
-      maxSessions: options.maxSessions,
     })
     this.#relays = new Relays({
       links: () => this.#links,
@@ -236,20 +216,21 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** Takes part in introductions, as far as its owner wants that. */
   #offerIntroductions({ introduce = false, introducible = true }: PeerOptions): void {
     if (introducible) {
-      this.#handlers.set(INTRODUCED_PROTOCOL, (stream, context) => this.#introductions.serve(stream, context))
+      this.#handlers.stream(INTRODUCED_PROTOCOL, (stream, context) => this.#introductions.serve(stream, context))
     }
     if (!introduce) return
     const introducer = new Introducer({
       sessionWith: (peer) => this.#connector.find(peer),
       allow: typeof introduce === 'function' ? introduce : () => true,
     })
-    this.#handlers.set(INTRODUCE_PROTOCOL, (stream, context) => introducer.serve(stream, context))
+    this.#handlers.stream(INTRODUCE_PROTOCOL, (stream, context) => introducer.serve(stream, context))
   }
 
   /**
    * Makes a peer: reads its identity, listens, and begins to register. It resolves without waiting for the rendezvous;
    * see {@link online}.
-   * @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_KEY_FILE`, `ERR_PEERLINE_ADDRESS_IN_USE`
+   * @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_KEY_FILE`, `ERR_PEERLINE_ADDRESS_IN_USE`; `ERR_PEERLINE_FILE`,
+   *   `ERR_PEERLINE_VERSION` of the store
    */
   static async create(options: PeerOptions = {}): Promise<Peer> {
     const urls = (options.rendezvous ?? []).map(parseServerUrl)
@@ -257,7 +238,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     const identity =
       options.identity ??
       (options.identityFile === undefined ? Identity.generate() : await loadOrCreateIdentity(options.identityFile))
-    const peer = new Peer(identity, options, urls)
+    const peer = new Peer(identity, await Memory.open(options.store, options.firewall), options, urls)
     try {
       // Who is to be reached through relays alone need not listen.
       for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
@@ -297,6 +278,31 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return this.identity.peerId
   }
 
+  /** Who may connect, and who may do what. Changes reach what is open. */
+  get firewall(): Firewall {
+    return this.#memory.firewall
+  }
+
+  /** Who is shut out, both ways, whatever the rules say: peers, and addresses. */
+  get bans(): Bans {
+    return this.#memory.bans
+  }
+
+  /** The address book. */
+  get known(): KnownPeers {
+    return this.#memory.known
+  }
+
+  /** What the store held and could not be read: it was set aside, and began empty. */
+  get damages(): readonly Damage[] {
+    return this.#memory.damages
+  }
+
+  /** How many connections there are, of how many peers, and from how many prefixes of addresses. */
+  get connections(): ConnectionLimits['counts'] {
+    return this.#gate.counts
+  }
+
   /** `host:port` of each listener. */
   get addresses(): string[] {
     return this.#listeners.map(({ address }) => address)
@@ -327,6 +333,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     }
     this.#listeners.push(listener)
     for (const session of this.sessions) this.#connector.upgradeOf(session)?.tell()
+    this.emit('listening', { address: listener.address })
     return listener.address
   }
 
@@ -443,7 +450,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     const id = parsePeerId(to)
     if (id === this.id) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a peer cannot dial itself')
     if (this.#closing.signal.aborted) throw closedError()
-    const { relay, addresses = [] } = options
+    const { relay } = options
     const via = relay?.exclusive ? 'relay' : (options.via ?? this.#via)
     const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
     if (this.#via === 'relay' && via !== 'relay') {
@@ -453,17 +460,63 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       const open = this.#connector.find(id)
       if (open !== undefined) return open
     }
-    if (addresses.length > 0 && (via === 'auto' || via === 'direct' || via === 'tcp')) {
-      const alone = this.#links.length === 0
+    try {
+      return await this.#dial(id, via, { ...options, signal })
+    } catch (error) {
+      this.emit('dialFailed', { peer: id, error: asPeerlineError(error, 'ERR_PEERLINE_NO_PATH') })
+      throw error
+    }
+  }
+
+  async #dial(id: PeerId, via: Via, options: ConnectOptions & { signal: AbortSignal }): Promise<Session> {
+    const { relay, addresses = [], signal } = options
+    const leave = await this.#gate.permit(id, signal)
+    const direct = via === 'auto' || via === 'direct' || via === 'tcp'
+    const known = direct && addresses.length === 0 ? this.known.addressesOf(id) : []
+    const alone = this.#links.length === 0
+    // Without a rendezvous it is where it was, if anywhere.
+    const first = direct ? (alone && this.#lan === undefined && addresses.length === 0 ? known : addresses) : []
+    if (first.length > 0) {
       const limited = alone ? signal : AbortSignal.any([signal, AbortSignal.timeout(DIRECT_FIRST_MS)])
       try {
-        return await this.#connector.dialDirect(id, addresses, limited)
+        return await this.#dialDirect(id, first, { signal: limited, leave })
       } catch (error) {
         // Whoever was reached and refused would refuse again.
         const { code } = error as PeerlineError
         if (alone || signal.aborted || code === 'ERR_PEERLINE_DENIED') throw error
       }
     }
+    try {
+      return await this.#dialSignaled(id, via, { relay, signal, leave })
+    } catch (error) {
+      // Nobody could say where it is: it may be where it was.
+      const { code } = error as PeerlineError
+      if (!UNFOUND.has(code) || signal.aborted || known.length === 0 || first === known) throw error
+      return await this.#dialDirect(id, known, { signal, leave }).catch(() => Promise.reject(error))
+    }
+  }
+
+  async #dialDirect(
+    id: PeerId,
+    addresses: readonly string[],
+    options: { signal: AbortSignal; leave: Leave },
+  ): Promise<Session> {
+    try {
+      const session = await this.#connector.dialDirect(id, addresses, options)
+      this.known.connected(id, { direction: 'out', address: session.remote })
+      return session
+    } catch (error) {
+      for (const address of addresses) this.known.failed(id, address)
+      throw error
+    }
+  }
+
+  async #dialSignaled(
+    id: PeerId,
+    via: Via,
+    options: { relay: ChosenRelay | undefined; signal: AbortSignal; leave: Leave },
+  ): Promise<Session> {
+    const { relay, signal, leave } = options
     if (this.#links.length > 0) {
       await this.online({ signal }).catch((error) => {
         // The local network, and mutual peers, answer by themselves, should no rendezvous be reached.
@@ -474,7 +527,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     if (via !== 'auto' && via !== 'relay') await untilAborted(this.settled(), signal, `dialling ${id}`)
     const relays =
       via === 'auto' || via === 'relay' ? (given: AbortSignal) => this.#relays.find(relay, given) : undefined
-    return this.#connector.dial(id, { via, relays, exclusive: relay?.exclusive, signal })
+    return this.#connector.dial(id, { via, relays, exclusive: relay?.exclusive, signal, leave })
   }
 
   /**
@@ -482,8 +535,13 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    * @throws PeerlineError `ERR_PEERLINE_UNREACHABLE`, `ERR_PEERLINE_DENIED`, …
    */
   async discover(address: string, options: { signal?: AbortSignal } = {}): Promise<Session> {
-    return this.#connector.discover(address, options.signal ?? AbortSignal.timeout(CONNECT_MS))
+    const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
+    const session = await this.#connector.discover(address, { signal, permit: this.#gate.permit })
+    this.known.connected(session.peer, { direction: 'out', address: session.remote })
+    return session
   }
+
+  // ---- asking ----
 
   /** Opens a stream for `protocol` to a peer, dialling it first if need be. @throws as {@link connect} */
   async open(to: string, protocol: string, options: ConnectOptions = {}): Promise<Stream> {
@@ -491,26 +549,97 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return session.open(protocol, options)
   }
 
-  /** Sends a request to a peer, dialling it first if need be. @throws as {@link connect} and `request` */
-  async request(
+  /**
+   * Sends a request to a peer, dialling it first if need be: bytes for a protocol by its name, or a value for one that was
+   * defined.
+   * @throws as {@link connect} and `request`
+   */
+  request(to: string, protocol: string, body: Uint8Array, options?: PeerRequestOptions): Promise<Uint8Array>
+  request<ReqIn, ReqOut, ResIn, ResOut>(
     to: string,
+    protocol: Protocol<ReqIn, ReqOut, ResIn, ResOut>,
+    value: ReqIn,
+    options?: PeerRequestOptions,
+  ): Promise<ResOut>
+  request<ReqIn, ReqOut, ResIn, ResOut>(
+    to: string,
+    protocol: string | Protocol<ReqIn, ReqOut, ResIn, ResOut>,
+    value: Uint8Array | ReqIn,
+    options: PeerRequestOptions = {},
+  ): Promise<Uint8Array | ResOut> {
+    if (typeof protocol === 'string') return this.#exchanges.request(to, protocol, value as Uint8Array, options)
+    return this.#exchanges.requestTyped(to, protocol, value as ReqIn, options)
+  }
+
+  /**
+   * Sends a message to a peer, and resolves when the session has it; nobody answers it.
+   * @throws as {@link connect} and `send`
+   */
+  send(to: string, protocol: string, body: Uint8Array, options?: ConnectOptions & SendOptions): Promise<void>
+  send<ReqIn, ReqOut, ResIn, ResOut>(
+    to: string,
+    protocol: Protocol<ReqIn, ReqOut, ResIn, ResOut>,
+    value: ReqIn,
+    options?: ConnectOptions & SendOptions,
+  ): Promise<void>
+  send(to: string, protocol: string | AnyProtocol, value: unknown, options = {}): Promise<void> {
+    return this.#exchanges.send(to, protocol, value, options)
+  }
+
+  /** Sends a message to every member of a group of the firewall; each succeeds or fails for itself. Never rejects. */
+  sendToGroup(
+    group: string,
     protocol: string,
     body: Uint8Array,
-    options: ConnectOptions & RequestOptions = {},
-  ): Promise<Uint8Array> {
-    return request(await this.reach(to, options), protocol, body, options)
+    options?: ConnectOptions & SendOptions,
+  ): Promise<Delivery[]>
+  sendToGroup<ReqIn, ReqOut, ResIn, ResOut>(
+    group: string,
+    protocol: Protocol<ReqIn, ReqOut, ResIn, ResOut>,
+    value: ReqIn,
+    options?: ConnectOptions & SendOptions,
+  ): Promise<Delivery[]>
+  sendToGroup(group: string, protocol: string | AnyProtocol, value: unknown, options = {}): Promise<Delivery[]> {
+    return this.#exchanges.sendToGroup(group, protocol, value, options)
+  }
+
+  /** Sends a request whose body, and whose answer, are streams. @throws as {@link connect} and `requestStream` */
+  requestStream(
+    to: string,
+    protocol: string,
+    body: Parameters<Exchanges['requestStream']>[2],
+    options: ConnectOptions & StreamRequestOptions = {},
+  ): Promise<StreamedAnswer> {
+    return this.#exchanges.requestStream(to, protocol, body, options)
   }
 
   // ---- answering ----
 
-  /** Answers requests for `protocol`. Replaces what answered before. */
-  handle(protocol: string, handler: RequestHandler): void {
-    this.#handlers.set(protocol, (stream, { from }) => serveRequest(stream, handler, { from }))
+  /**
+   * Answers requests for a protocol, of every form, and messages. Replaces what answered before.
+   * @throws PeerlineError `ERR_PEERLINE_INVALID` for a name that no protocol may have
+   */
+  handle(protocol: string, handler: RequestHandler): void
+  handle<ReqIn, ReqOut, ResIn, ResOut>(
+    protocol: Protocol<ReqIn, ReqOut, ResIn, ResOut>,
+    handler: ProtocolHandler<ReqOut, ResIn>,
+  ): void
+  handle(protocol: string | AnyProtocol, handler: RequestHandler | ProtocolHandler<unknown, unknown>): void {
+    this.#handlers.request(protocol as string, handler as RequestHandler)
   }
 
-  /** Takes streams for `protocol`. Replaces what took them before. A handler that throws resets its stream. */
+  /** Answers requests whose bodies are streams. Replaces what answered before. @throws as {@link handle} */
+  handleRequestStream(
+    protocol: string,
+    handler: StreamRequestHandler,
+    options: Omit<ServeStreamOptions, 'from' | 'closing'> = {},
+  ): void {
+    this.#handlers.requestStream(protocol, handler, options)
+  }
+
+  /** Takes streams for `protocol`. Replaces what took them before. A handler that throws resets its stream. @throws as {@link handle} */
   handleStream(protocol: string, handler: StreamHandler): void {
-    this.#handlers.set(protocol, handler)
+    this.#handlers.stream(protocol, handler)
   }
 
   /**
@@ -519,22 +648,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    * @throws PeerlineError `ERR_PEERLINE_INVALID` for a policy or capacity that is none
    */
   streams(protocol: string, options: IncomingOptions = {}): IncomingStreams<StreamContext> {
-    const { signal } = this.#closing
-    const leave = () => void incoming.return()
-    const take: StreamHandler = (stream, context) => incoming.take(stream, context)
-    const incoming = new IncomingStreams<StreamContext>(options, () => {
-      signal.removeEventListener('abort', leave)
-      if (this.#handlers.get(protocol) === take) this.#handlers.delete(protocol)
-    })
-    this.#handlers.set(protocol, take)
-    if (signal.aborted) leave()
-    else signal.addEventListener('abort', leave)
-    return incoming
+    return this.#handlers.streams(protocol, options)
   }
 
   /** Answers for `protocol` no longer; exchanges under way go on. */
   unhandle(protocol: string): void {
-    this.#handlers.delete(protocol)
+    this.#handlers.remove(protocol)
   }
 
   /** @internal Takes a path that somebody opened to us on a port of the server. */
@@ -542,21 +661,15 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return this.#connector.acceptor.accept(path)
   }
 
-  #onStream(session: Session, stream: Stream): void {
-    const handler = this.#handlers.get(stream.protocol)
-    if (handler === undefined) return stream.reset(StreamCode.NO_PROTOCOL)
-    try {
-      const handling = handler(stream, { from: session.peer, session })
-      if (handling !== undefined) handling.catch(() => stream.reset(StreamCode.FAILED))
-    } catch {
-      stream.reset(StreamCode.FAILED)
-    }
-  }
-
-  #onSession(session: Session, server: boolean): void {
+  #onSession(session: Session, { server, leave }: { server: boolean; leave: Leave | undefined }): void {
     if (server) return
+    this.#gate.watch(session, leave)
     session.keepAliveMs = { udp: this.#reachability.keepAliveMs }
-    session.addEventListener('open', () => this.emit('session', { session, inbound: !session.initiator }))
+    session.addEventListener('open', () => {
+      this.known.connected(session.peer, { direction: session.initiator ? 'out' : 'in' })
+      this.emit('session', { session, inbound: !session.initiator })
+    })
+    session.addEventListener('close', ({ detail: { error } }) => this.emit('sessionEnd', { session, error }))
   }
 
   get #loopback(): boolean {
@@ -574,11 +687,13 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   async #close(options: { signal?: AbortSignal }): Promise<void> {
     this.#closing.abort(closedError())
     this.firewall.close()
+    this.#handlers.close()
     this.#stopWatching?.()
     for (const link of this.#links) link.close()
     const listening = this.#listeners.map((listener) => listener.close())
     await this.#connector.close(options)
     await Promise.all([...listening, this.#reachability.close(), this.#lan?.close()])
+    await this.#memory.close()
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,8 +1,8 @@
 import { describe, expect, test } from 'vitest'
-import { Identity } from '../identity/index.ts'
+import { Identity, type PeerId } from '../identity/index.ts'
 import { Firewall, type FirewallOptions } from './firewall.ts'
 
-const [ALICE, BOB] = [1, 2].map(() => Identity.generate().peerId) as [string, string]
+const [ALICE, BOB] = [1, 2].map(() => Identity.generate().peerId) as [PeerId, PeerId]
 
 /** A firewall of the next start, with other options. */
 function next(before: Firewall, options: FirewallOptions = {}): Firewall {
@@ -11,7 +11,7 @@ function next(before: Firewall, options: FirewallOptions = {}): Firewall {
   return firewall
 }
 
-const letsIn = (firewall: Firewall, peer: string) =>
+const letsIn = (firewall: Firewall, peer: PeerId) =>
   firewall.decide({ peer, direction: 'in', object: 'connection' }).action === 'allow'
 
 describe('what a firewall keeps from one start to the next', () => {

@@ -53,6 +53,16 @@ export interface ProtocolOptions<ReqIn, ReqOut, ResIn, ResOut> {
   readonly timeoutMs?: number
   /** Executing a request twice is as good as once: it may be sent early, where somebody could replay it. @default false */
   readonly replaySafe?: boolean
+  /** What whoever decides about a request may see of it: never the whole. @default nothing */
+  readonly view?: (request: ReqOut) => unknown
+  /** The names of the permissions that a request needs. @default none are known */
+  readonly needs?: (request: ReqOut) => readonly string[]
+}
+
+/** What is known of a request when it is decided about. */
+export interface TrimmedRequest {
+  readonly view?: unknown
+  readonly needs?: readonly string[]
 }
 
 export type ProtocolHandler<Req, Res> = (request: Req, context: RequestContext) => Res | Promise<Res>
@@ -83,6 +93,9 @@ export class Protocol<ReqIn, ReqOut, ResIn, ResOut> {
   readonly maxResponseBytes: number
   readonly timeoutMs: number
   readonly replaySafe: boolean
+  /** A request is to be decided about when it was read: there is something to be seen of it. */
+  readonly trims: boolean
+  readonly #options: Pick<ProtocolOptions<ReqIn, ReqOut, ResIn, ResOut>, 'view' | 'needs'>
   readonly #codec: Codec
   readonly #request: StandardSchema<ReqIn, ReqOut> | undefined
   readonly #response: StandardSchema<ResIn, ResOut> | undefined
@@ -96,6 +109,8 @@ export class Protocol<ReqIn, ReqOut, ResIn, ResOut> {
     this.maxResponseBytes = count(options.maxResponseBytes ?? MAX_BODY_BYTES, 'maxResponseBytes', 0)
     this.timeoutMs = count(options.timeoutMs ?? REQUEST_TIMEOUT_MS, 'timeoutMs', 1)
     this.replaySafe = options.replaySafe ?? false
+    this.trims = options.view !== undefined || options.needs !== undefined
+    this.#options = options
     this.#codec = encoding === 'json' ? JSON_CODEC : encoding === 'bytes' ? BYTES_CODEC : encoding
     if (typeof this.#codec?.encode !== 'function' || typeof this.#codec.decode !== 'function') {
       throw new PeerlineError('ERR_PEERLINE_INVALID', `${this.name}: encoding must be 'json', 'bytes' or a codec`)
@@ -138,11 +153,31 @@ export class Protocol<ReqIn, ReqOut, ResIn, ResOut> {
     return send(session, this.name, body, { ...options, timeoutMs })
   }
 
-  /** A handler of bytes, as `serveRequest` takes it, that decodes, validates, and asks `handler`. */
-  handler(handler: ProtocolHandler<ReqOut, ResIn>): RequestHandler {
+  /**
+   * A handler of bytes, as `serveRequest` takes it, that decodes, validates, and asks `handler`.
+   * @param decide is shown what the protocol lets be seen of each request; what it rejects with is told to the asker
+   */
+  handler(
+    handler: ProtocolHandler<ReqOut, ResIn>,
+    decide?: (request: TrimmedRequest) => Promise<void>,
+  ): RequestHandler {
     return async (body, context) => {
       const value = await this.decodeRequest(body)
+      if (decide !== undefined) await this.#decide(decide, value)
       return this.encodeResponse(await handler(value, context))
+    }
+  }
+
+  async #decide(decide: (request: TrimmedRequest) => Promise<void>, value: ReqOut): Promise<void> {
+    const { view, needs } = this.#options
+    try {
+      await decide({
+        ...(view === undefined ? {} : { view: view(value) }),
+        ...(needs === undefined ? {} : { needs: needs(value) }),
+      })
+    } catch (error) {
+      const { code, message } = asPeerlineError(error, 'ERR_PEERLINE_DENIED')
+      throw new Refusal(code === 'ERR_PEERLINE_BUSY' ? code : 'ERR_PEERLINE_DENIED', message, { cause: error })
     }
   }
 

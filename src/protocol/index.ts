@@ -5,6 +5,7 @@ export {
   Protocol,
   type ProtocolHandler,
   type ProtocolOptions,
+  type TrimmedRequest,
 } from './define.ts'
 export { type Executed, RequestError } from './failure.ts'
 export { safeFileName } from './file-name.ts'
@@ -17,7 +18,7 @@ export {
 } from './file-receive.ts'
 export { type SendFileOptions, type SendProgress, type SentFile, sendFile } from './file-send.ts'
 export { FILE_PROTOCOL } from './file-wire.ts'
-export { type RequestForm, splitForm } from './form.ts'
+export { checkName, type RequestForm, splitForm } from './form.ts'
 export type { RequestContext, RequestHandler } from './handler-context.ts'
 export { type OneWayFailure, type SendOptions, send } from './one-way.ts'
 export type { PatienceLimits } from './patience.ts'

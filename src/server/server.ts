@@ -120,7 +120,8 @@ export class Server {
       webrtc: false,
       // Whoever proves an identity may use the services; they are all there is.
       firewall: { allow: 'all' },
-      maxSessions: 50_000,
+      // As many as a large site behind one address may have, beside others.
+      limits: { total: 50_000, establishedIn: 50_000, pendingIn: 4_096, perPrefix: 12_500 },
       reconnectMs: 0,
       ...(relay === undefined ? {} : { onCircuit: (path, circuit) => relay.onCircuit(path, circuit) }),
     })

@@ -1,0 +1,99 @@
+/** What a peer is made with, and how it dials. */
+import type { BirthdayBudget, Via, WebRtcSetup } from '../connect/index.ts'
+import type { Store } from '../discovery/index.ts'
+import type { Identity, PeerId } from '../identity/index.ts'
+import type { FramedPath } from '../path/index.ts'
+import type { FirewallOptions } from '../policy/firewall.ts'
+import type { ConnectionLimitsOptions } from '../policy/peer-limits.ts'
+import type { RequestOptions } from '../protocol/index.ts'
+import type { PathTiming } from '../session/index.ts'
+import type { ChosenRelay } from './relays.ts'
+
+/** How many connections there may be, and how much each may have going on. */
+export interface PeerLimits extends ConnectionLimitsOptions {
+  /** Streams open at once in one session, in each direction. @default 256 */
+  readonly streams?: number
+}
+
+export interface PeerOptions {
+  /** Who this peer is. @default a new identity for as long as the peer lives */
+  readonly identity?: Identity
+  /** A key file to read, and to make when it is missing; `~` is the home directory. Instead of `identity`. */
+  readonly identityFile?: string
+  /** Servers through which others are found, and find us: `ws://host:port#<peer id>`, `wss:`, `tcp:`. @default none */
+  readonly rendezvous?: readonly string[]
+  /** `host:port` to listen on for direct paths; port 0 is any free one. @default every interface, a free port */
+  readonly listen?: readonly string[]
+  /** Who may connect, and who may do what. @default nobody may connect */
+  readonly firewall?: FirewallOptions
+  /**
+   * Where it is kept which peers are known, what was decided about them since, and who is banned: `new FileStore(path)`, or
+   * another. @default nowhere: it is forgotten when the peer ends
+   */
+  readonly store?: Store
+  /** How many connections there may be, of whom and from where, and how much each may have going on. */
+  readonly limits?: PeerLimits
+  /** Be listed at the rendezvous, so that others can dial; false: only dial. @default true */
+  readonly listed?: boolean
+  /**
+   * Ways that sessions may use, whoever dials, unless a dial says otherwise. `relay`: no address of this peer is ever
+   * told to anybody but its rendezvous. @default 'auto'
+   */
+  readonly via?: Via
+  /** Use UDP, where the optional package `udx-native` is installed. @default true */
+  readonly udp?: boolean
+  /** Find peers on the local network by multicast. @default true with a rendezvous that is not on this machine */
+  readonly lan?: boolean
+  /** Ask the router to map our ports (UPnP, NAT-PMP, PCP). @default as `lan` */
+  readonly portMapping?: boolean
+  /** STUN servers (`host:port`) to ask for our address, besides those of the rendezvous. @default none */
+  readonly reflectors?: readonly string[]
+  /**
+   * WebRTC, where `node-datachannel` is installed: tried when nothing else is direct and there are `iceServers`, or with
+   * `via: 'webrtc'`. Give STUN and TURN servers of your own here; false switches it off. @default no servers
+   */
+  readonly webrtc?: Partial<WebRtcSetup> | false
+  /** The search for the way to a NAT with random ports: its budget, or false for none. @default 256 sockets, 1,000 probes/s, 5 s */
+  readonly birthday?: BirthdayBudget | false
+  /**
+   * Pass offers and answers, unread, between peers that this one has sessions with; a function says for which two.
+   * @default false
+   */
+  readonly introduce?: boolean | ((from: PeerId, to: PeerId) => boolean)
+  /** Be found through peers that introduce, as by a rendezvous. @default true */
+  readonly introducible?: boolean
+  /** @internal Takes paths that ask for a circuit: what makes a relay. */
+  readonly onCircuit?: (path: FramedPath, circuit: Uint8Array) => void
+  /**
+   * ms that a session may be without any path, `reconnecting`, while another is sought, before it fails; 0: it fails at
+   * once. @default 60_000
+   */
+  readonly reconnectMs?: number
+  /** How soon the end of a path is noticed. @default 300 ms to the first question, 4 s to the end */
+  readonly timing?: Partial<PathTiming>
+  /** Keep a path by a relay beside a direct one, to take over at once when that fails. @default true */
+  readonly standbyRelay?: boolean
+}
+
+export interface ConnectOptions {
+  /** Known addresses of the peer (`host:port`), tried first. */
+  readonly addresses?: readonly string[]
+  /**
+   * `relay`: only relays, and none of our addresses is told; `direct`: no relay; `tcp`, `udp`, `webrtc`: only direct
+   * paths of that kind. @default the peer's
+   */
+  readonly via?: Via
+  /** The relay to use, by its URL, before others; `exclusive`: no other, and no direct path. @default those of the rendezvous */
+  readonly relay?: ChosenRelay
+  /** Ends the attempt. @default after 30 s */
+  readonly signal?: AbortSignal
+}
+
+/** How a request is asked of a peer that may have to be dialled. */
+export interface PeerRequestOptions extends ConnectOptions, RequestOptions {
+  /**
+   * How often it is asked at most, within its time, when it fails for a reason that may pass. One that may have been executed
+   * is asked again only with a `key`. @default 1
+   */
+  readonly attempts?: number
+}
