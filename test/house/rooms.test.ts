@@ -23,6 +23,7 @@ const FLOORS = [
   'connect',
   'policy',
   'protocol',
+  'tasks',
   'peer',
   'server',
   'index.ts',
@@ -36,6 +37,7 @@ const UNAWARE: readonly (readonly [string, readonly string[]])[] = [
   ['discovery', ['handshake', 'path', 'session', 'signaling']],
   ['policy', ['path', 'session', 'signaling', 'connect']],
   ['protocol', ['connect', 'signaling', 'policy']],
+  ['tasks', ['path', 'session', 'signaling', 'connect', 'policy', 'protocol']],
 ]
 
 function sourceFiles(directory: string): string[] {
