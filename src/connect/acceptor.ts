@@ -60,6 +60,10 @@ export interface AcceptorOptions {
 export class Acceptor {
   readonly #options: AcceptorOptions
   readonly #strangers = new Set<Path>()
+  /** Those of them that have said nothing yet, in the order in which they came. */
+  readonly #silent = new Map<Path, Counted>()
+  /** Those that wait for their handshake. */
+  readonly #turns: (() => void)[] = []
   readonly #sources = new Map<string, number>()
   #closed = false
 
@@ -74,12 +78,9 @@ export class Acceptor {
     const ofSource = this.#sources.get(source) ?? 0
     const barred = host !== undefined && !this.#options.mayCome(host)
     if (this.#closed || barred || ofSource >= MAX_STRANGERS_PER_SOURCE) return path.destroy()
-    let counted: Counted
-    try {
-      counted = this.#options.count({ direction: 'in', host })
-    } catch {
-      return path.destroy()
-    }
+    const counted = this.#count(host)
+    if (counted === undefined) return path.destroy()
+    this.#silent.set(path, counted)
     this.#strangers.add(path)
     this.#sources.set(source, ofSource + 1)
     let session: Session | undefined
@@ -92,6 +93,7 @@ export class Acceptor {
       if (session === undefined) counted.release()
       else void session.closed.then(() => counted.release())
       this.#strangers.delete(path)
+      this.#silent.delete(path)
       const left = this.#sources.get(source)! - 1
       if (left === 0) this.#sources.delete(source)
       else this.#sources.set(source, left)
@@ -104,9 +106,53 @@ export class Acceptor {
     for (const path of this.#strangers) path.destroy()
   }
 
+  /**
+   * Counts one more. Where there is no room, who has been silent longest gives way: whoever means it speaks as soon as it is
+   * connected, so that those who only hold places have them until the next ones come.
+   */
+  #count(host: string | undefined): Counted | undefined {
+    const count = () => {
+      try {
+        return this.#options.count({ direction: 'in', host })
+      } catch {
+        return undefined
+      }
+    }
+    const counted = count()
+    const [oldest] = this.#silent
+    if (counted !== undefined || oldest === undefined) return counted
+    const [path, place] = oldest
+    this.#silent.delete(path)
+    place.release()
+    path.destroy(new PeerlineError('ERR_PEERLINE_BUSY', `${path.remote} says nothing, and others wait`))
+    return count()
+  }
+
+  /** One handshake in a turn of the event loop: between two of them everybody who has a session is served. */
+  #turn(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#turns.push(resolve)
+      if (this.#turns.length === 1) setImmediate(this.#nextTurn)
+    })
+  }
+
+  readonly #nextTurn = (): void => {
+    this.#turns.shift()!()
+    if (this.#turns.length > 0) setImmediate(this.#nextTurn)
+  }
+
+  /** The next message of a stranger, when it is its turn. */
+  async #first(path: Path): Promise<Uint8Array> {
+    const message = await firstMessage(path)
+    this.#silent.delete(path)
+    await this.#turn()
+    if (!path.writable) throw new PeerlineError('ERR_PEERLINE_UNREACHABLE', `${path.remote} has gone`)
+    return message
+  }
+
   /** The session that was made, where one was. */
   async #accept(path: FramedPath, counted: Counted): Promise<Session | undefined> {
-    const message = await firstMessage(path)
+    const message = await this.#first(path)
     switch (readPreamble(message).kind) {
       case MessageKind.OFFER:
         return this.#onOffer(path, message, counted)
@@ -151,7 +197,7 @@ export class Acceptor {
   async #onExchange(path: Path, message: Uint8Array, counted: Counted): Promise<Session | undefined> {
     const exchange = acceptExchange(this.#options.identity, message)
     path.send([exchange.message])
-    const { from, keys } = exchange.read(await firstMessage(path))
+    const { from, keys } = exchange.read(await this.#first(path))
     let leave: Leave | undefined
     let refusal: PeerlineError | undefined
     try {

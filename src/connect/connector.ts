@@ -17,7 +17,7 @@ import { createOffer, openOffer, type ReceivedOffer, ReplayCache, type SessionKe
 import type { Identity, PeerId } from '../identity/index.ts'
 import { formatHostPort } from '../network/address.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
-import { FramedPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
+import { type FramedPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
 import { type Explanation, type PathTiming, Session, type Stream } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, type Leave } from './acceptor.ts'
@@ -26,14 +26,12 @@ import { type Bond, Bonds, type FindRelays } from './bonds.ts'
 import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
 import { joinCircuits, openCircuit } from './circuit.ts'
 import { type Claim, type Counted, held } from './counted.ts'
-import { dialOverPath, discoverOverPath, openDirect } from './direct.ts'
+import { DirectDialer } from './direct.ts'
 import { type Exchanged, exchange } from './exchange.ts'
 import { type CallOptions, Keeper } from './keeper.ts'
-import { firstOf, under, untilAborted } from './pause.ts'
+import { firstOf, untilAborted } from './pause.ts'
 import type { BirthdayBudget } from './punch-udp.ts'
-import { PATH_ATTEMPT_MS } from './race.ts'
 import { Upgrade } from './upgrade.ts'
-import { dialServer, type parseServerUrl } from './url.ts'
 import { isSequential, type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from './ways.ts'
 import { explain } from './why.ts'
 
@@ -145,6 +143,8 @@ interface Dialling {
 
 export class Connector {
   readonly acceptor: Acceptor
+  /** Dials addresses that are known. */
+  readonly direct: DirectDialer
   /** Brings sessions back that have no path. */
   readonly keeper: Keeper
   readonly #options: ConnectorOptions
@@ -172,6 +172,16 @@ export class Connector {
       describe: (ways, told) => (told === undefined ? this.#describe() : this.#answerWebRtc(told, ways)),
       join: (told) => this.#join(told),
       travel: (told, travelMs) => this.#travel(told, travelMs),
+      closing: this.#closing.signal,
+    })
+    this.direct = new DirectDialer({
+      identity: options.identity,
+      mayUse: options.mayUse,
+      count: options.count,
+      newSession: (keys, peer, { addresses = [], leave, server }) => {
+        const making = server ? { ways: waysOf('relay'), server } : this.#answering(false)
+        return this.#newSession(keys, peer, { ...making, addresses, leave })
+      },
       closing: this.#closing.signal,
     })
     this.acceptor = new Acceptor({
@@ -523,85 +533,6 @@ export class Connector {
   /** The search for direct paths of a session; none where no address of ours may show. */
   upgradeOf(session: Session): Upgrade | undefined {
     return this.#bonds.get(session.id)?.upgrade
-  }
-
-  // ---- direct dials ----
-
-  /**
-   * A session over a direct path to one of `addresses` (`host:port`), with the handshake on the path itself.
-   * @throws PeerlineError of the first address
-   */
-  async dialDirect(
-    to: PeerId,
-    addresses: readonly string[],
-    options: { signal: AbortSignal; leave?: Leave | undefined },
-  ): Promise<Session> {
-    const making = { ...this.#answering(false), addresses, leave: options.leave }
-    return this.#direct({ peer: to, addresses }, options.signal, async (path, counted, signal) => {
-      const started = performance.now()
-      const keys = await dialOverPath(this.#options.identity, to, path, { signal })
-      counted.establish(to)
-      return { keys, peer: to, making, rttMs: performance.now() - started }
-    })
-  }
-
-  /**
-   * A session with whoever answers at an address (`host:port`), where `permit` lets us have one with that peer.
-   * @throws PeerlineError of the address, or of `permit`
-   */
-  async discover(
-    address: string,
-    options: { signal: AbortSignal; permit: (peer: PeerId) => Promise<Leave | undefined> },
-  ): Promise<Session> {
-    return this.#direct({ addresses: [address] }, options.signal, async (path, counted, signal) => {
-      const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal })
-      const leave = await options.permit(peer)
-      counted.establish(peer)
-      return { keys, peer, making: { ...this.#answering(false), addresses: [address], leave } }
-    })
-  }
-
-  /** Opens a path, and makes the session that a handshake on it is for. */
-  async #direct(
-    { peer, addresses }: { peer?: PeerId; addresses: readonly string[] },
-    given: AbortSignal,
-    shake: (
-      path: FramedPath,
-      counted: Counted,
-      signal: AbortSignal,
-    ) => Promise<{ keys: SessionKeys; peer: PeerId; making: Making; rttMs?: number }>,
-  ): Promise<Session> {
-    const counted = this.#options.count({ direction: 'out', peer })
-    const { session } = await held(counted, () =>
-      under([given, this.#closing.signal], async (signal) => {
-        const path = await openDirect(addresses, this.#options.mayUse, signal)
-        try {
-          const made = await shake(path, counted, signal)
-          const session = this.#newSession(made.keys, made.peer, made.making)
-          session.adopt(path, true, made.rttMs)
-          return { session }
-        } catch (error) {
-          path.destroy()
-          throw error
-        }
-      }),
-    )
-    return session
-  }
-
-  /** A session with a server, over what its URL says, from a port of our choice if there is one. */
-  async dialServer(
-    url: ReturnType<typeof parseServerUrl>,
-    options: { signal: AbortSignal; localPort?: number | undefined },
-  ): Promise<Session> {
-    const { signal, localPort } = options
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
-    const path = new FramedPath('tcp', await dialServer(url, { signal: limited, localPort }))
-    const started = performance.now()
-    const keys = await dialOverPath(this.#options.identity, url.peer, path, { signal })
-    const session = this.#newSession(keys, url.peer, { ways: waysOf('relay'), server: true })
-    session.adopt(path, true, performance.now() - started)
-    return session
   }
 
   // ---- sessions ----

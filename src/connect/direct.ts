@@ -1,23 +1,136 @@
 /**
  * Direct dials: a path to an address that is known, and the handshake on the path itself.
+ *
+ *     count -> open, by a name or an IP literal that is not shut out -> handshake -> session
  */
 import { isIP } from 'node:net'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { createOffer, type Offer, type SessionKeys, startExchange } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import { hostOf, parseHostPort } from '../network/address.ts'
-import type { FramedPath, Path } from '../path/index.ts'
+import { FramedPath, type Path } from '../path/index.ts'
+import type { Session } from '../session/index.ts'
+import type { Leave } from './acceptor.ts'
+import { type Claim, type Counted, held } from './counted.ts'
 import { firstMessage } from './first-message.ts'
-import { raceTcp } from './race.ts'
+import { under } from './pause.ts'
+import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
+import { dialServer, type ServerUrl } from './url.ts'
 
 const EMPTY = new Uint8Array(0)
+
+export interface DirectDialerOptions {
+  readonly identity: Identity
+  /** False for an address (an IP literal) that is shut out. */
+  readonly mayUse: (host: string) => boolean
+  /** Counts a connection. @throws PeerlineError when there are too many */
+  readonly count: (claim: Claim) => Counted
+  readonly newSession: (keys: SessionKeys, peer: PeerId, how: Dialled) => Session
+  /** Aborted when the peer closes. */
+  readonly closing: AbortSignal
+}
+
+/** How a session was dialled. */
+interface Dialled {
+  readonly addresses?: readonly string[]
+  /** For its services. */
+  readonly server?: boolean
+  readonly leave?: Leave | undefined
+}
+
+/** What a handshake gave. */
+interface Shaken {
+  readonly keys: SessionKeys
+  readonly peer: PeerId
+  readonly leave: Leave | undefined
+}
+
+export class DirectDialer {
+  readonly #options: DirectDialerOptions
+
+  constructor(options: DirectDialerOptions) {
+    this.#options = options
+  }
+
+  /**
+   * A session with a peer at one of `addresses` (`host:port`).
+   * @throws PeerlineError of the first address
+   */
+  async dial(
+    to: PeerId,
+    addresses: readonly string[],
+    { signal, leave }: { signal: AbortSignal; leave?: Leave | undefined },
+  ): Promise<Session> {
+    return this.#dial(to, addresses, signal, async (path, counted, limited) => {
+      const keys = await dialOverPath(this.#options.identity, to, path, { signal: limited })
+      counted.establish(to)
+      return { keys, peer: to, leave }
+    })
+  }
+
+  /**
+   * A session with whoever answers at an address (`host:port`), where `permit` lets us have one with that peer.
+   * @throws PeerlineError of the address, or of `permit`
+   */
+  async discover(
+    address: string,
+    { signal, permit }: { signal: AbortSignal; permit: (peer: PeerId) => Promise<Leave | undefined> },
+  ): Promise<Session> {
+    return this.#dial(undefined, [address], signal, async (path, counted, limited) => {
+      const { peer, keys } = await discoverOverPath(this.#options.identity, path, { signal: limited })
+      const leave = await permit(peer)
+      counted.establish(peer)
+      return { keys, peer, leave }
+    })
+  }
+
+  /** A session with a server, over what its URL says, from a port of our choice if there is one. It does not count. */
+  async server(
+    url: ServerUrl & { readonly peer: PeerId },
+    { signal, localPort }: { signal: AbortSignal; localPort?: number | undefined },
+  ): Promise<Session> {
+    const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
+    const path = new FramedPath('tcp', await dialServer(url, { signal: limited, localPort }))
+    const started = performance.now()
+    const keys = await dialOverPath(this.#options.identity, url.peer, path, { signal })
+    const session = this.#options.newSession(keys, url.peer, { server: true })
+    session.adopt(path, true, performance.now() - started)
+    return session
+  }
+
+  async #dial(
+    peer: PeerId | undefined,
+    addresses: readonly string[],
+    given: AbortSignal,
+    shake: (path: FramedPath, counted: Counted, signal: AbortSignal) => Promise<Shaken>,
+  ): Promise<Session> {
+    const { count, closing, mayUse, newSession } = this.#options
+    const counted = count({ direction: 'out', peer })
+    const { session } = await held(counted, () =>
+      under([given, closing], async (signal) => {
+        const path = await open(addresses, mayUse, signal)
+        try {
+          const started = performance.now()
+          const { keys, peer, leave } = await shake(path, counted, signal)
+          const session = newSession(keys, peer, { addresses, leave })
+          session.adopt(path, true, performance.now() - started)
+          return { session }
+        } catch (error) {
+          path.destroy()
+          throw error
+        }
+      }),
+    )
+    return session
+  }
+}
 
 /**
  * A path to one of these addresses (`host:port`).
  * @param mayUse false for an address (an IP literal) that is shut out; a name is judged by where it led
  * @throws PeerlineError of the first address; `ERR_PEERLINE_DENIED` when all are shut out
  */
-export async function openDirect(
+async function open(
   addresses: readonly string[],
   mayUse: (host: string) => boolean,
   signal: AbortSignal,

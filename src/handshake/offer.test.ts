@@ -213,11 +213,22 @@ describe('a replay', () => {
   test('is refused for as long as the offer is fresh, and expired after', () => {
     const replay = new ReplayCache()
     const { message } = offer()
-    open(message, replay)
+    const first = open(message, replay)
+    const copy = open(message, replay)
+    first.accept(utf8('yes'))
+    expect(() => copy.accept(utf8('yes'))).toThrow(code('REPLAY'))
     expect(() => open(message, replay)).toThrow(code('REPLAY'))
     const end = NOW + 30_000 + CLOCK_SKEW_MS
     expect(() => open(message, replay, end - 1)).toThrow(code('REPLAY'))
     expect(() => open(message, replay, end)).toThrow(code('EXPIRED'))
+  })
+
+  test('what is refused takes no room: strangers do not keep a friend out', () => {
+    const replay = new ReplayCache({ capacity: 1 })
+    open(offer().message, replay).refuse('ERR_PEERLINE_DENIED', 'not allowed')
+    expect(replay.size).toBe(0)
+    open(offer().message, replay).accept(utf8('yes'))
+    expect(() => open(offer().message, replay).accept(utf8('yes'))).toThrow(code('BUSY'))
   })
 
   test('nothing that fails before takes room', () => {

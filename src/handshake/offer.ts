@@ -209,7 +209,7 @@ export function openOffer(
   const expiresAt = payload.readUint64()
   const time = now()
   checkExpiry(expiresAt, time)
-  replay.accept(from, requestId, expiresAt, time)
+  replay.check(from, requestId)
 
   const answer = (status: number, body: Uint8Array) =>
     writeEnvelope(
@@ -224,6 +224,8 @@ export function openOffer(
     accept(body) {
       checkBody(body, MAX_ANSWER_BODY_BYTES, 'answer')
       const message = answer(ACCEPTED, body)
+      // Not before: who is refused takes no room. A copy that came meanwhile ends here.
+      replay.accept(from, requestId, expiresAt, now())
       return { message, keys: sessionKeys(handshake) }
     },
     refuse: (code, text) => answer(REFUSED, encodeCbor({ code, message: plainText(text) })),

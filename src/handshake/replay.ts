@@ -3,8 +3,8 @@
  *
  * - An offer is remembered until no clock could take it for fresh any more: its expiry and the allowed clock skew.
  * - Memory is bounded, and nothing live is ever forgotten to make room: a full cache refuses what is new.
- * - One sender holds a sixteenth at most. Only authenticated offers come here, so no one can fill another's share. But
- *   peer ids are free, so the rate of offers must be limited before, at the medium.
+ * - One sender holds a sixteenth at most, and only offers that were accepted come here: so no one can fill another's share,
+ *   and who is not let in takes no room, for peer ids are free. A copy of a refused offer is refused again.
  * - No timer: what is over is thrown away on the way, a time slice at once.
  *
  * It lives in memory. After a restart a copy of a fresh offer would be answered again; who copies it has no keys, can read
@@ -48,6 +48,13 @@ export class ReplayCache {
     return this.#size
   }
 
+  /** @throws ERR_PEERLINE_REPLAY when it was taken before */
+  check(from: PeerId, requestId: Uint8Array): void {
+    if (this.#senders.get(from)?.has(idOf(requestId))) {
+      throw new PeerlineError('ERR_PEERLINE_REPLAY', 'this offer was taken before')
+    }
+  }
+
   /**
    * Remembers an offer that is seen for the first time.
    *
@@ -56,9 +63,9 @@ export class ReplayCache {
    */
   accept(from: PeerId, requestId: Uint8Array, expiresAt: number, now: number): void {
     this.#purge(Math.floor(now / SLICE_MS))
-    const id = Buffer.from(requestId.buffer, requestId.byteOffset, requestId.length).toString('latin1')
+    this.check(from, requestId)
+    const id = idOf(requestId)
     const seen = this.#senders.get(from)
-    if (seen?.has(id)) throw new PeerlineError('ERR_PEERLINE_REPLAY', 'this offer was taken before')
     if ((seen?.size ?? 0) >= this.#share) {
       throw new PeerlineError('ERR_PEERLINE_BUSY', `this peer sent ${this.#share} offers that have not expired yet`)
     }
@@ -89,4 +96,8 @@ export class ReplayCache {
       }
     }
   }
+}
+
+function idOf(requestId: Uint8Array): string {
+  return Buffer.from(requestId.buffer, requestId.byteOffset, requestId.length).toString('latin1')
 }

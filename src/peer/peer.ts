@@ -1,17 +1,9 @@
 /**
  * The peer: one identity, its sessions, and what it answers to. The facade that wires the rooms below.
  */
-import {
-  type Candidate,
-  Connector,
-  type Leave,
-  parseServerUrl,
-  under,
-  untilAborted,
-  type Via,
-} from '../connect/index.ts'
+import { type Candidate, Connector, type Leave, parseServerUrl, under, type Via } from '../connect/index.ts'
 import type { Damage, KnownPeers } from '../discovery/index.ts'
-import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
+import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
 import { parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
@@ -39,6 +31,7 @@ import {
   TypedEventTarget,
 } from '../session/index.ts'
 import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan } from '../signaling/index.ts'
+import { Dialling } from './dialling.ts'
 import { type Delivery, Exchanges } from './exchanges.ts'
 import { Gate } from './gate.ts'
 import { Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
@@ -47,8 +40,8 @@ import { Listener } from './listener.ts'
 import { Memory } from './memory.ts'
 import type { ConnectOptions, PeerOptions, PeerRequestOptions } from './options.ts'
 import { Reachability } from './reachability.ts'
-import { type ChosenRelay, Relays } from './relays.ts'
-import { RendezvousLink } from './rendezvous-link.ts'
+import { Relays } from './relays.ts'
+import { RendezvousLinks, type RendezvousLinksEvents, type RendezvousStatus } from './rendezvous-links.ts'
 
 /** ms for a dial from first to last, when the caller sets no signal of its own. */
 const CONNECT_MS = 30_000
@@ -62,29 +55,7 @@ const CHANGED_MS = 2_000
 /** ms that a rendezvous gets before mutual peers are asked: nobody need learn then whom we dial. */
 const INTRODUCTION_DELAY_MS = 500
 
-/** A dial that failed so says nothing of where the peer is. */
-const UNFOUND: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  'ERR_PEERLINE_OFFLINE',
-  'ERR_PEERLINE_NO_ADDRESS',
-  'ERR_PEERLINE_UNREACHABLE',
-])
-
-/** ms that known addresses get before the rendezvous is asked as well. */
-const DIRECT_FIRST_MS = 3_000
-
-/** How a peer stands with one of its rendezvous. */
-export interface RendezvousStatus {
-  /** Its URL without the peer id. */
-  readonly address: string
-  /** Registered there now. */
-  readonly online: boolean
-  /** It has said that it goes away soon. */
-  readonly moving: boolean
-  /** Round trip, ms. */
-  readonly rttMs?: number
-}
-
-export type PeerEvents = {
+export type PeerEvents = RendezvousLinksEvents & {
   /** A session is open, whoever dialled. Sessions with the rendezvous are not told. */
   session: { readonly session: Session; readonly inbound: boolean }
   /** It has ended, also when it was never open; `error` is absent when either side closed it in order. */
@@ -97,10 +68,6 @@ export type PeerEvents = {
   messageFailed: OneWayFailure
   /** What is remembered could not be saved; it is tried again. */
   storeError: { readonly error: PeerlineError }
-  /** Registered at a rendezvous. */
-  online: { readonly rendezvous: string }
-  /** A rendezvous was lost, or not reached; it is tried again in `retryMs`. */
-  offline: { readonly rendezvous: string; readonly error: PeerlineError; readonly retryMs: number }
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: any protocol at all
@@ -110,7 +77,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly identity: Identity
   readonly #connector: Connector
   readonly #listeners: Listener[] = []
-  #links: RendezvousLink[] = []
+  readonly #links = new RendezvousLinks()
+  readonly #dialling: Dialling
   readonly #gate: Gate
   readonly #handlers: Handlers
   readonly #exchanges: Exchanges
@@ -124,8 +92,6 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   #stopWatching: (() => void) | undefined
   readonly #relays: Relays
   readonly #introductions: Introductions
-  /** The latest failure of each link, for whoever waits to be online. */
-  readonly #failures = new Map<string, PeerlineError>()
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
 
@@ -156,7 +122,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.#near = options.lan ?? (urls.length > 0 && !this.#loopbackRendezvous)
     this.#reachability = new Reachability({
       listeners: () => this.#listeners,
-      links: () => this.#links,
+      links: () => this.#links.all,
       loopback: () => this.#loopback,
       reflectors: options.reflectors ?? [],
       udp: options.udp !== false && this.#via !== 'relay' && this.#via !== 'tcp',
@@ -180,15 +146,13 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       timing: options.timing,
       standbyRelay: options.standbyRelay ?? true,
       relays: (signal) => this.#relays.find(undefined, signal),
-      hurry: () => {
-        for (const link of this.#links) link.hurry()
-      },
+      hurry: () => this.#links.hurry(),
       onStream: (session, stream) => this.#handlers.onStream(session, stream),
       signaling: ({ hidden }) => [
         // Who is heard on the local network has told its address.
         ...(hidden || this.#lan === undefined ? [] : [this.#lan]),
         ...(this.#introductions.introducers === 0 ? [] : [this.#introductions]),
-        ...this.#links.flatMap(({ rendezvous }) => rendezvous ?? []),
+        ...this.#links.media,
       ],
       vantage: () => this.#reachability.view(),
       refresh: (signal) => this.#reachability.refresh(signal),
@@ -197,20 +161,36 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       webrtc: options.webrtc === false ? false : { iceServers: [], ...options.webrtc },
       answerVia: this.#via,
       loopback: () => this.#loopback,
-      knownRelays: () => this.#links.map(({ address }) => address),
+      knownRelays: () => this.#links.all.map(({ address }) => address),
       onCircuit: options.onCircuit,
     })
     this.#relays = new Relays({
-      links: () => this.#links,
-      dial: (url, signal) => this.#connector.dialServer(url, { signal }),
+      links: () => this.#links.all,
+      dial: (url, signal) => this.#connector.direct.server(url, { signal }),
     })
     this.#introductions = new Introductions({
       introducers: () => this.#connector.peerSessions,
       onOffer: (offer, { travelMs }) => this.#connector.answer(offer, { travelMs }),
       listed: options.listed ?? true,
-      delayMs: () => (this.#links.some(({ rendezvous }) => rendezvous !== undefined) ? INTRODUCTION_DELAY_MS : 0),
+      delayMs: () => (this.#links.media.length > 0 ? INTRODUCTION_DELAY_MS : 0),
     })
     this.#offerIntroductions(options)
+    this.#dialling = new Dialling({
+      connector: this.#connector,
+      gate: this.#gate,
+      known: memory.known,
+      relays: this.#relays,
+      hasRendezvous: () => this.#links.all.length > 0,
+      hasOthers: () => this.#lan !== undefined || this.#introductions.introducers > 0,
+      online: (signal) => this.online({ signal }),
+      settled: () => this.settled(),
+    })
+    this.#links.addEventListener('online', ({ detail }) => {
+      this.#connector.keeper.wake()
+      void this.#reachability.onOnline()
+      this.emit('online', detail)
+    })
+    this.#links.addEventListener('offline', ({ detail }) => this.emit('offline', detail))
   }
 
   /** Takes part in introductions, as far as its owner wants that. */
@@ -249,26 +229,15 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       throw error
     }
     peer.#stopWatching = watchAddresses(() => peer.#onNetworkChange())
-    peer.#links = urls.map(
-      (url) =>
-        new RendezvousLink({
-          url,
-          listed: options.listed ?? true,
-          dial: (to, signal) => peer.#dialServer(to, signal),
-          onOffer: (offer) => peer.#connector.answer(offer),
-          urgent: () => peer.#connector.keeper.urgent,
-          onMoving: () => peer.#connector.keeper.leaveRelay(url.address),
-          onOnline: () => {
-            peer.#failures.delete(url.address)
-            peer.#connector.keeper.wake()
-            void peer.#reachability.onOnline()
-            peer.emit('online', { rendezvous: url.address })
-          },
-          onOffline: (error, retryMs) => {
-            peer.#failures.set(url.address, error)
-            peer.emit('offline', { rendezvous: url.address, error, retryMs })
-          },
-        }),
+    peer.#links.open(
+      urls.map((url) => ({
+        url,
+        listed: options.listed ?? true,
+        dial: (to, signal) => peer.#dialServer(to, signal),
+        onOffer: (offer) => peer.#connector.answer(offer),
+        urgent: () => peer.#connector.keeper.urgent,
+        onMoving: () => peer.#connector.keeper.leaveRelay(url.address),
+      })),
     )
     return peer
   }
@@ -310,9 +279,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
 
   /** The rendezvous of this peer: `online`: registered there; `moving`: it has said that it goes away; `rttMs`: the round trip. */
   get rendezvous(): readonly RendezvousStatus[] {
-    return this.#links.map(({ address, rendezvous, moving, rttMs }) => {
-      return { address, online: rendezvous !== undefined, moving, ...(rttMs === undefined ? {} : { rttMs }) }
-    })
+    return this.#links.status
   }
 
   /** Sessions that have not ended, those with the rendezvous among them. */
@@ -350,7 +317,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   #onNetworkChange(): void {
     void this.#reachability.networkChanged()
     void this.#lan?.refresh()
-    for (const link of this.#links) link.hurry()
+    this.#links.hurry()
     this.#connector.probe(CHANGED_MS)
     this.#tellChange()
   }
@@ -369,7 +336,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     for (let attempt = 1; ; attempt++) {
       const localPort = this.#reachability.tcpPort
       try {
-        return { session: await this.#connector.dialServer(url, { signal, localPort }), localPort }
+        return { session: await this.#connector.direct.server(url, { signal, localPort }), localPort }
       } catch (error) {
         if ((error as PeerlineError).code !== 'ERR_PEERLINE_ADDRESS_IN_USE' || attempt === PORT_ATTEMPTS) throw error
         if (localPort === this.#reachability.tcpPort) this.#reachability.changeTcpPort()
@@ -383,34 +350,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    */
   async online(options: { signal?: AbortSignal } = {}): Promise<void> {
     const given = options.signal === undefined ? [] : [options.signal]
-    await under([this.#closing.signal, ...given], (signal) => this.#online(signal))
-  }
-
-  async #online(signal: AbortSignal): Promise<void> {
-    if (this.#links.length === 0) throw new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'no rendezvous was given')
-    const check = (): boolean => {
-      if (this.#links.some(({ rendezvous }) => rendezvous !== undefined)) return true
-      if (signal.aborted) throw abortError(signal, 'registering')
-      if (this.#failures.size === this.#links.length) throw [...this.#failures.values()][0]!
-      return false
-    }
-    if (check()) return
-    await new Promise<void>((resolve, reject) => {
-      const look = () => {
-        try {
-          if (!check()) return
-          resolve()
-        } catch (error) {
-          reject(error)
-        }
-        this.removeEventListener('online', look)
-        this.removeEventListener('offline', look)
-        signal.removeEventListener('abort', look)
-      }
-      this.addEventListener('online', look)
-      this.addEventListener('offline', look)
-      signal.addEventListener('abort', look)
-    })
+    await under([this.#closing.signal, ...given], (signal) => this.#links.online(signal))
   }
 
   /** How the NAT in front of this peer behaves, as far as it is known. */
@@ -461,73 +401,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       if (open !== undefined) return open
     }
     try {
-      return await this.#dial(id, via, { ...options, signal })
+      return await this.#dialling.dial(id, { ...options, via, signal })
     } catch (error) {
       this.emit('dialFailed', { peer: id, error: asPeerlineError(error, 'ERR_PEERLINE_NO_PATH') })
       throw error
     }
-  }
-
-  async #dial(id: PeerId, via: Via, options: ConnectOptions & { signal: AbortSignal }): Promise<Session> {
-    const { relay, addresses = [], signal } = options
-    const leave = await this.#gate.permit(id, signal)
-    const direct = via === 'auto' || via === 'direct' || via === 'tcp'
-    const known = direct && addresses.length === 0 ? this.known.addressesOf(id) : []
-    const alone = this.#links.length === 0
-    // Without a rendezvous it is where it was, if anywhere.
-    const first = direct ? (alone && this.#lan === undefined && addresses.length === 0 ? known : addresses) : []
-    if (first.length > 0) {
-      const limited = alone ? signal : AbortSignal.any([signal, AbortSignal.timeout(DIRECT_FIRST_MS)])
-      try {
-        return await this.#dialDirect(id, first, { signal: limited, leave })
-      } catch (error) {
-        // Whoever was reached and refused would refuse again.
-        const { code } = error as PeerlineError
-        if (alone || signal.aborted || code === 'ERR_PEERLINE_DENIED') throw error
-      }
-    }
-    try {
-      return await this.#dialSignaled(id, via, { relay, signal, leave })
-    } catch (error) {
-      // Nobody could say where it is: it may be where it was.
-      const { code } = error as PeerlineError
-      if (!UNFOUND.has(code) || signal.aborted || known.length === 0 || first === known) throw error
-      return await this.#dialDirect(id, known, { signal, leave }).catch(() => Promise.reject(error))
-    }
-  }
-
-  async #dialDirect(
-    id: PeerId,
-    addresses: readonly string[],
-    options: { signal: AbortSignal; leave: Leave },
-  ): Promise<Session> {
-    try {
-      const session = await this.#connector.dialDirect(id, addresses, options)
-      this.known.connected(id, { direction: 'out', address: session.remote })
-      return session
-    } catch (error) {
-      for (const address of addresses) this.known.failed(id, address)
-      throw error
-    }
-  }
-
-  async #dialSignaled(
-    id: PeerId,
-    via: Via,
-    options: { relay: ChosenRelay | undefined; signal: AbortSignal; leave: Leave },
-  ): Promise<Session> {
-    const { relay, signal, leave } = options
-    if (this.#links.length > 0) {
-      await this.online({ signal }).catch((error) => {
-        // The local network, and mutual peers, answer by themselves, should no rendezvous be reached.
-        if ((this.#lan === undefined && this.#introductions.introducers === 0) || signal.aborted) throw error
-      })
-    }
-    // Without a relay there is no second chance to say where we are: it must be known when the offer goes out.
-    if (via !== 'auto' && via !== 'relay') await untilAborted(this.settled(), signal, `dialling ${id}`)
-    const relays =
-      via === 'auto' || via === 'relay' ? (given: AbortSignal) => this.#relays.find(relay, given) : undefined
-    return this.#connector.dial(id, { via, relays, exclusive: relay?.exclusive, signal, leave })
   }
 
   /**
@@ -536,7 +414,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    */
   async discover(address: string, options: { signal?: AbortSignal } = {}): Promise<Session> {
     const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
-    const session = await this.#connector.discover(address, { signal, permit: this.#gate.permit })
+    const session = await this.#connector.direct.discover(address, { signal, permit: this.#gate.permit })
     this.known.connected(session.peer, { direction: 'out', address: session.remote })
     return session
   }
@@ -689,7 +567,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.firewall.close()
     this.#handlers.close()
     this.#stopWatching?.()
-    for (const link of this.#links) link.close()
+    this.#links.close()
     const listening = this.#listeners.map((listener) => listener.close())
     await this.#connector.close(options)
     await Promise.all([...listening, this.#reachability.close(), this.#lan?.close()])
