@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { isPeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
-import { ConnectionLimits, type ConnectionToken, SessionLimits, type Token } from './peer-limits.ts'
+import { ConnectionLimits, type ConnectionToken } from './peer-limits.ts'
 
 const peer = (n: number): PeerId => `peer ${n}` as PeerId
 const refusal = (code: string, limit: string, value: number) =>
@@ -221,52 +221,4 @@ describe('connections', () => {
       { numRuns: 300 },
     )
   })
-})
-
-describe('in a session', () => {
-  test.each([
-    ['streams', (limits: SessionLimits, direction: 'in' | 'out') => limits.takeStream(direction)],
-    ['requests', (limits: SessionLimits, direction: 'in' | 'out') => limits.takeRequest(direction)],
-  ] as const)(
-    '%s are counted by direction, and given back once',
-    (name, take: (limits: SessionLimits, direction: 'in' | 'out') => Token) => {
-      const limits = new SessionLimits({ [name]: 2 })
-      const first = take(limits, 'in')
-      take(limits, 'in')
-      expect(() => take(limits, 'in')).toThrow(busy(name, 2))
-      take(limits, 'out')
-      take(limits, 'out')
-      expect(() => take(limits, 'out')).toThrow(full(name, 2))
-      first.release()
-      first.release()
-      expect(limits.counts[name]).toEqual({ in: 1, out: 2 })
-      take(limits, 'in')
-      expect(() => take(limits, 'in')).toThrow(busy(name, 2))
-    },
-  )
-
-  test('bytes go through at their rate, each direction for itself', () => {
-    let now = 0
-    const limits = new SessionLimits({ bytes: { rate: 1_000, burst: 500 }, now: () => now })
-    expect(limits.takeBytes('in', 500)).toBe(0)
-    expect(limits.takeBytes('in', 100)).toBe(100)
-    expect(limits.takeBytes('out', 500)).toBe(0)
-    now += 99
-    expect(limits.takeBytes('in', 100)).toBe(1)
-    now += 1
-    expect(limits.takeBytes('in', 100)).toBe(0)
-    expect(() => limits.takeBytes('in', 501)).toThrow(busy('bytes', 500))
-    expect(() => limits.takeBytes('out', 501)).toThrow(full('bytes', 500))
-  })
-
-  test('as many bytes as come go through when nothing is said', () => {
-    expect(new SessionLimits().takeBytes('in', Number.MAX_SAFE_INTEGER)).toBe(0)
-  })
-
-  test.each([{ streams: -1 }, { requests: 0.5 }, { bytes: { rate: -1, burst: 1 } }, { bytes: { rate: 1, burst: 0 } }])(
-    'there is no limit %o',
-    (options) => {
-      expect(() => new SessionLimits(options)).toThrow(invalid)
-    },
-  )
 })

@@ -1,5 +1,5 @@
 /**
- * How much at once: connections, and what goes on in a session.
+ * How many connections at once. What goes on inside of one is bounded by the session itself.
  *
  *     take({ direction, host?, peer? })   pending      somebody's first messages, or a dial of ours
  *       token.establish(peer)             established  a session with a proven peer
@@ -8,13 +8,11 @@
  * - A connection counts under all limits at once, or under none: what is refused has taken nothing.
  * - What others want and cannot have is `ERR_PEERLINE_BUSY`, which they may be told; what we want ourselves is
  *   `ERR_PEERLINE_LIMIT`. Both name the limit and its value.
- * - Streams and requests are counted by direction: what the other side opens takes nothing from what we may open.
  * - It holds a number for each peer and prefix with a connection, and nothing for others: `total` bounds its memory.
  */
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { bytesToIp, ipToBytes, toSocketAddress } from '../network/address.ts'
-import { type MonotonicClock, type Rate, TokenBucket } from './limits.ts'
 
 export type Direction = 'in' | 'out'
 
@@ -40,18 +38,6 @@ export interface ConnectionLimitsOptions {
   readonly ipv6PrefixBits?: number
 }
 
-/** In one session. Each number is a whole one >= 0, or `Infinity`. */
-export interface SessionLimitsOptions {
-  /** Streams open at once, in each direction. @default 256 */
-  readonly streams?: number
-  /** Requests under way, in each direction. @default 512: twice the streams, for a stream given up counts no more */
-  readonly requests?: number
-  /** Bytes per second, `burst` at once; a piece larger than the burst is refused. @default as many as come */
-  readonly bytes?: Rate
-  /** A clock that never goes back, ms. @default performance.now */
-  readonly now?: MonotonicClock
-}
-
 const CONNECTION_DEFAULTS = {
   pendingIn: 1_024,
   pendingOut: 1_024,
@@ -63,20 +49,12 @@ const CONNECTION_DEFAULTS = {
 }
 const IPV4_PREFIX_BITS = 24
 const IPV6_PREFIX_BITS = 56
-const SESSION_DEFAULTS = { streams: 256, requests: 512 }
 
 type ConnectionLimit = keyof typeof CONNECTION_DEFAULTS
 type CountedConnections = Exclude<ConnectionLimit, 'perPeer' | 'perPrefix'> | 'peers' | 'prefixes'
-type SessionLimit = keyof typeof SESSION_DEFAULTS
-
-/** What is taken until it is given back. */
-export interface Token {
-  /** Gives back what was taken. The first call counts, others do nothing. */
-  release(): void
-}
 
 /** A connection that counts. */
-export interface ConnectionToken extends Token {
+export interface ConnectionToken {
   /** `released`: it counts no more. */
   readonly state: 'pending' | 'established' | 'released'
   /**
@@ -85,6 +63,8 @@ export interface ConnectionToken extends Token {
    *   when it was established or released before, or taken for another peer
    */
   establish(peer: PeerId): void
+  /** Gives back what was taken. The first call counts, others do nothing. */
+  release(): void
 }
 
 /** A connection that wants to be. */
@@ -180,66 +160,6 @@ export class ConnectionLimits {
   }
 }
 
-/** What goes on in one session. Make one for each. */
-export class SessionLimits {
-  readonly #limits: Readonly<Record<SessionLimit, number>>
-  readonly #counts = { streams: { in: 0, out: 0 }, requests: { in: 0, out: 0 } }
-  readonly #rate: Rate | undefined
-  readonly #buckets: Readonly<Record<Direction, TokenBucket>> | undefined
-
-  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a limit that is none */
-  constructor(options: SessionLimitsOptions = {}) {
-    const { bytes, now, ...limits } = options
-    this.#limits = checked(SESSION_DEFAULTS, limits)
-    this.#rate = bytes
-    if (bytes === undefined) return
-    const bucket = () => new TokenBucket({ ...bytes, ...(now === undefined ? {} : { now }) })
-    this.#buckets = { in: bucket(), out: bucket() }
-  }
-
-  /** How many there are now. */
-  get counts(): Readonly<Record<SessionLimit, Readonly<Record<Direction, number>>>> {
-    return { streams: { ...this.#counts.streams }, requests: { ...this.#counts.requests } }
-  }
-
-  /** Counts a stream. @throws PeerlineError `ERR_PEERLINE_BUSY` for one of theirs, `ERR_PEERLINE_LIMIT` for one of ours */
-  takeStream(direction: Direction): Token {
-    return this.#take('streams', direction)
-  }
-
-  /** Counts a request. @throws as {@link takeStream} */
-  takeRequest(direction: Direction): Token {
-    return this.#take('requests', direction)
-  }
-
-  /**
-   * Takes `n` bytes from what may go through this second.
-   * @returns 0 when they may go, else ms after which to ask again; nothing is taken then
-   * @throws PeerlineError as {@link takeStream} for more than the burst: they never could
-   */
-  takeBytes(direction: Direction, n: number): number {
-    const bucket = this.#buckets?.[direction]
-    if (bucket === undefined || bucket.take(n)) return 0
-    const ms = bucket.msUntil(n)
-    if (!Number.isFinite(ms)) throw reached(direction, 'bytes', this.#rate!.burst)
-    // A refused take may be met by the time it is looked at again.
-    return Math.max(1, ms)
-  }
-
-  #take(limit: SessionLimit, direction: Direction): Token {
-    const counts = this.#counts[limit]
-    if (counts[direction] >= this.#limits[limit]) throw reached(direction, limit, this.#limits[limit])
-    counts[direction]++
-    let held = true
-    return {
-      release: () => {
-        if (held) counts[direction]--
-        held = false
-      },
-    }
-  }
-}
-
 /** Numbers by key; a key whose number is 0 takes no memory. */
 class Counts<K> {
   readonly #counts = new Map<K, number>()
@@ -260,7 +180,7 @@ class Counts<K> {
   }
 }
 
-function reached(direction: Direction, limit: string, value: number): PeerlineError {
+function reached(direction: Direction, limit: ConnectionLimit, value: number): PeerlineError {
   return direction === 'in'
     ? new PeerlineError('ERR_PEERLINE_BUSY', `the limit ${limit} of ${value} is reached here`)
     : new PeerlineError('ERR_PEERLINE_LIMIT', `the limit ${limit} of ${value} is reached`)

@@ -12,8 +12,10 @@
  *   `datagram-flow.ts`. Without a path they wait, as the policy says.
  * - The receiver gives no credit, so that nothing is acknowledged and nothing waits: whoever does not read loses some, by
  *   his own policy, and `block` is not among those. A session where nobody asked for datagrams drops them as they come.
+ * - Where a session has a rate, they count in it. What is beyond it waits here to go out, and is dropped when it comes.
  */
 import { PeerlineError } from '../errors.ts'
+import type { Pacer } from './byte-rate.ts'
 import { Channel, type ChannelLimits, type ChannelPolicy } from './channel.ts'
 import { DatagramFlow } from './datagram-flow.ts'
 import { type FrameWriter, MAX_DATAGRAM_BYTES, MAX_DATAGRAM_HEADER_BYTES } from './frame.ts'
@@ -43,7 +45,7 @@ export interface DatagramCounts {
   readonly received: number
   /** Dropped here by the policy before they went out. */
   readonly droppedSending: number
-  /** Dropped here by the policy before they were read. */
+  /** Dropped here before they were read: by the policy, or beyond the rate of the session. */
   readonly droppedReceiving: number
 }
 
@@ -57,6 +59,10 @@ export interface DatagramsHost {
   /** The acknowledgement that is due on `path`, if any. */
   takeAck(path: PathState): number | undefined
   ping(path: PathState): void
+  /** Holds back what goes out. @default nothing */
+  readonly outflow: Pacer | undefined
+  /** One of so many bytes came; false: it is beyond the rate. */
+  mayTake(bytes: number): boolean
 }
 
 const END: IteratorResult<Uint8Array, undefined> = { value: undefined, done: true }
@@ -71,6 +77,7 @@ export class Datagrams implements AsyncIterable<Uint8Array> {
   readonly #flow: DatagramFlow
   #sent = 0
   #received = 0
+  #beyondRate = 0
   /** The last turn left no room for bulk data, which is first now. */
   #bulkFirst = false
 
@@ -135,7 +142,7 @@ export class Datagrams implements AsyncIterable<Uint8Array> {
       sent: this.#sent,
       received: this.#received,
       droppedSending: this.#out.dropped,
-      droppedReceiving: this.#in.dropped,
+      droppedReceiving: this.#in.dropped + this.#beyondRate,
     }
   }
 
@@ -152,7 +159,7 @@ export class Datagrams implements AsyncIterable<Uint8Array> {
     if (bulkFirst) bulk()
     this.#pump(path)
     if (bulkFirst) return
-    this.#bulkFirst = !path.path.writable
+    this.#bulkFirst = !path.path.writable || this.#host.outflow?.room === 0
     bulk()
   }
 
@@ -160,6 +167,8 @@ export class Datagrams implements AsyncIterable<Uint8Array> {
     let left = TURN_BYTES
     while (this.#out.length > 0 && path.path.writable) {
       if (left <= 0) return this.#host.schedulePump()
+      const { outflow } = this.#host
+      if (outflow !== undefined && outflow.debt > 0) return outflow.wait()
       if (!this.#flow.open(path)) return this.#flow.hold(path)
       const batch: Uint8Array[] = []
       let bytes = 0
@@ -178,6 +187,7 @@ export class Datagrams implements AsyncIterable<Uint8Array> {
         if (ack !== undefined) frames.ack(ack)
       })
       this.#flow.sent(path, bytes)
+      outflow?.spend(bytes)
     }
   }
 
@@ -189,7 +199,8 @@ export class Datagrams implements AsyncIterable<Uint8Array> {
   /** @internal One came. It is copied: as a view it would keep its whole record. */
   onDatagram(data: Uint8Array): void {
     this.#received++
-    this.#in.offer(new Uint8Array(data))
+    if (this.#host.mayTake(data.length)) this.#in.offer(new Uint8Array(data))
+    else this.#beyondRate++
   }
 
   /** @internal The session has ended: what came may still be read, and then `error`; nothing goes out any more. */

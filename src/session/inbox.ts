@@ -7,6 +7,7 @@
  * - An acknowledgement is due after {@link ACK_BYTES} or {@link ACK_DELAY_MS}, whichever is first; it rides on a
  *   record that goes out anyway when there is one.
  */
+import { Allowance, MemoryBudget, type MemoryShare } from './memory-budget.ts'
 import { Opener, type RecordNumber } from './record.ts'
 
 /** Bytes received before an acknowledgement is due at once: one in four records of bulk data costs next to nothing. */
@@ -15,7 +16,10 @@ const ACK_BYTES = 262_144
 /** ms an acknowledgement may wait for a record to ride on; the sender's buffer is far larger than what this delays. */
 export const ACK_DELAY_MS = 20
 
-/** Bytes that may wait for an earlier record: the sender's 16 MiB in flight, and the bookkeeping of small ones. */
+/**
+ * Bytes that may wait for an earlier record, as far as the memory of all sessions goes: the sender's 16 MiB in flight, and
+ * the bookkeeping of small ones.
+ */
 const MAX_WAITING_BYTES = 33_554_432
 
 /** Records ahead of the next one that are taken at all: 16 MiB in flight as records of 64 bytes. */
@@ -33,13 +37,19 @@ export class Inbox {
   readonly #deliver: (frames: Uint8Array) => void
   readonly #waiting = new Map<number, Uint8Array>()
   #waitingBytes = 0
+  readonly #allowance: Allowance
   #next = 0
   #unackedBytes = 0
   #ackDue = false
 
-  constructor(key: Uint8Array, deliver: (frames: Uint8Array) => void) {
+  constructor(
+    key: Uint8Array,
+    deliver: (frames: Uint8Array) => void,
+    memory: MemoryShare = new MemoryBudget().share(),
+  ) {
     this.#opener = new Opener(key)
     this.#deliver = deliver
+    this.#allowance = new Allowance(memory, MAX_WAITING_BYTES)
   }
 
   /** The first ordered record that has not come. */
@@ -94,13 +104,18 @@ export class Inbox {
     this.#unackedBytes += record.length
     if (count > this.#next) {
       const bytes = frames.length + WAITING_OVERHEAD_BYTES
-      if (this.#waitingBytes + bytes > MAX_WAITING_BYTES) return 'overflow'
+      if (!this.#allowance.holds(this.#waitingBytes + bytes)) return 'overflow'
       this.#waitingBytes += bytes
       this.#waiting.set(count, frames)
       return 'taken'
     }
     this.#next++
     this.#deliver(frames)
+    if (this.#waiting.size > 0) this.#deliverWaiting()
+    return 'taken'
+  }
+
+  #deliverWaiting(): void {
     while (this.#waiting.size > 0) {
       const early = this.#waiting.get(this.#next)
       if (early === undefined) break
@@ -109,7 +124,7 @@ export class Inbox {
       this.#next++
       this.#deliver(early)
     }
-    return 'taken'
+    this.#allowance.shrink(this.#waitingBytes)
   }
 
   clear(): void {

@@ -16,7 +16,8 @@ import type { PeerId } from '../identity/index.ts'
 import { MAX_FIRST_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from '../path/index.ts'
 import { type LinkShape, Wire } from './link-shape.compliance.ts'
 import type { PathChange } from './path-chooser.ts'
-import { Session, type SessionOptions } from './session.ts'
+import { Session } from './session.ts'
+import type { SessionOptions } from './session-options.ts'
 import type { Stream } from './stream.ts'
 
 export type Side = 0 | 1
@@ -207,7 +208,7 @@ export function settle(): Promise<void> {
 /** ms that a session may be without a path, when nothing else is said: few, for the clock has to be wound on. */
 export const RECONNECT_MS = 5_000
 
-export interface WorldOptions extends Partial<Pick<SessionOptions, 'maxStreams' | 'rekey'>> {
+export interface WorldOptions extends Partial<Pick<SessionOptions, 'maxStreams' | 'memory' | 'rate' | 'rekey'>> {
   /** Takes what session 0 opens, at session 1; and the other way round. */
   readonly onStream?: (stream: Stream, side: Side) => void
 }

@@ -32,6 +32,7 @@ function make(options: { onMessage?: (message: unknown) => void; credit?: boolea
       sendReset: (_stream, code) => sent.push(['reset', code]),
       sendStop: (_stream, code) => sent.push(['stop', code]),
       sendWindow: () => {},
+      credit: (_stream, bytes) => bytes,
       reserveWindow: () => true,
       releaseWindow: () => {},
       rttMs: 1,

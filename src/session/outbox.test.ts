@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest'
+import { Pacer } from './byte-rate.ts'
 import { Link } from './memory-path.compliance.ts'
 import { Outbox, type PieceSource } from './outbox.ts'
 import { newPathState, type PathState } from './paths.ts'
@@ -16,7 +17,7 @@ class Bench {
   readonly b: PathState = newPathState(this.links[1].ends[0], 4, 'proven')
   readonly outbox: Outbox
 
-  constructor(records: number) {
+  constructor(records: number, pacer?: Pacer) {
     this.#left = records
     const source: PieceSource = {
       ready: () => this.#left > 0,
@@ -26,7 +27,7 @@ class Bench {
         this.#left--
       },
     }
-    this.outbox = new Outbox(new Uint8Array(32), source)
+    this.outbox = new Outbox(new Uint8Array(32), source, { pacer })
   }
 
   add(records: number): void {
@@ -105,6 +106,16 @@ describe('an outbox', () => {
     bench.outbox.takeBack(bench.b)
     bench.pump(bench.a)
     expect(bench.on(0)).toEqual([0, 1, 0, 1, 2, 3])
+  })
+
+  it('holds nothing back that waits for our own rate', () => {
+    const pacer = new Pacer({ perSecond: 1_000, burst: 1_000 }, () => {})
+    const bench = new Bench(1, pacer)
+    pacer.spend(1_000)
+    expect([bench.outbox.held, bench.outbox.empty]).toEqual([true, false])
+    bench.pump(bench.a)
+    expect([bench.on(0), bench.outbox.held, bench.outbox.empty]).toEqual([[], false, false])
+    pacer.close()
   })
 
   it('holds more back while a writer waits for credit', () => {

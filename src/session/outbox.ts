@@ -8,11 +8,15 @@
  *                                   resend -+
  *
  * - A record is sealed only when a path takes it, so that what waits, waits as plain frames or with its writer.
- * - At most {@link MAX_IN_FLIGHT_BYTES} are unacknowledged; above that, writers wait.
+ * - At most {@link MAX_IN_FLIGHT_BYTES} are unacknowledged, and no more than the memory of all sessions allows beyond the
+ *   first 256 KiB; above that, writers wait. Their own acknowledgements wake them: whatever others hold, those come.
+ * - Bulk waits for the rate of the session, if there is one. Control frames do not, and what is sent again was counted.
  * - Each path is told what it was sent and what of it arrived; a record that went on two paths counts for neither.
  */
 import { PeerlineError } from '../errors.ts'
+import type { Pacer } from './byte-rate.ts'
 import { FrameWriter } from './frame.ts'
+import { Allowance, MemoryBudget, type MemoryShare } from './memory-budget.ts'
 import type { SendLoad } from './path-chooser.ts'
 import type { PathState } from './paths.ts'
 import { REKEY_MS, REKEY_RECORDS, Sealer } from './record.ts'
@@ -63,6 +67,13 @@ export interface RekeyLimits {
   readonly ms?: number
 }
 
+export interface OutboxOptions {
+  readonly rekey?: RekeyLimits | undefined
+  readonly memory?: MemoryShare
+  /** Holds back bulk. @default nothing */
+  readonly pacer?: Pacer | undefined
+}
+
 /** The sending half of a session. */
 export class Outbox implements SendLoad {
   readonly frames: FrameWriter = new FrameWriter()
@@ -79,12 +90,17 @@ export class Outbox implements SendLoad {
   #inFlight = 0
   #resend: SentRecord[] = []
   #acked = 0
+  readonly #allowance: Allowance
+  readonly #pacer: Pacer | undefined
 
-  constructor(key: Uint8Array, source: PieceSource, rekey: RekeyLimits = {}) {
+  constructor(key: Uint8Array, source: PieceSource, options: OutboxOptions = {}) {
+    const { rekey = {}, memory = new MemoryBudget().share(), pacer } = options
     this.#sealer = new Sealer(key)
     this.#source = source
     this.#rekeyRecords = rekey.records ?? REKEY_RECORDS
     this.#rekeyMs = rekey.ms ?? REKEY_MS
+    this.#allowance = new Allowance(memory, MAX_IN_FLIGHT_BYTES)
+    this.#pacer = pacer
   }
 
   /** Bytes sent and not acknowledged. */
@@ -107,9 +123,13 @@ export class Outbox implements SendLoad {
     return this.#acked
   }
 
-  /** True when more waits than credit, or the bound on what is unacknowledged, lets go out. */
+  /**
+   * True when more waits than credit, or the bound on what is unacknowledged, lets go out. What waits for our own rate says
+   * nothing of the path, or of the other side.
+   */
   get held(): boolean {
-    return this.#inFlight >= MAX_IN_FLIGHT_BYTES || this.#resend.length > 0 || this.#source.pending()
+    if (this.#inFlight >= MAX_IN_FLIGHT_BYTES || this.#resend.length > 0) return true
+    return !this.#pacer?.waiting && this.#source.pending()
   }
 
   /** The path on which the first unacknowledged record went last. */
@@ -133,16 +153,20 @@ export class Outbox implements SendLoad {
         path.path.send(again.parts)
         continue
       }
-      if (this.#inFlight >= MAX_IN_FLIGHT_BYTES) break
-      if (frames.bytes === 0 && !this.#source.ready()) break
+      if (!this.#allowance.holds(this.#inFlight + 1)) break
+      const room = this.#source.ready() ? this.#bulkRoom() : 0
+      if (frames.bytes === 0 && room === 0) break
       if (frames.fits(0)) {
         const ack = takeAck(path)
         if (ack !== undefined) frames.ack(ack)
       }
       let piece: Piece | undefined
-      if (frames.fits(0) && frames.bytes <= MAX_FRAMES_BESIDE_PIECE_BYTES) {
-        piece = this.#source.next(MAX_PIECE_BYTES)
-        if (piece !== undefined) frames.dataToEnd(piece.stream, piece.fin)
+      if (room > 0 && frames.fits(0) && frames.bytes <= MAX_FRAMES_BESIDE_PIECE_BYTES) {
+        piece = this.#source.next(room)
+        if (piece !== undefined) {
+          frames.dataToEnd(piece.stream, piece.fin)
+          this.#pacer?.spend(piece.data.length)
+        }
       }
       const batch = frames.take()
       if (batch === undefined) break
@@ -155,6 +179,14 @@ export class Outbox implements SendLoad {
     if (frames.bytes > MAX_WAITING_FRAME_BYTES) {
       throw new PeerlineError('ERR_PEERLINE_LIMIT', 'the other side asks for more than it reads')
     }
+  }
+
+  /** Bytes that the next piece may have; 0: it has to wait. */
+  #bulkRoom(): number {
+    if (this.#pacer === undefined) return MAX_PIECE_BYTES
+    const { room } = this.#pacer
+    if (room === 0) this.#pacer.wait()
+    return Math.min(room, MAX_PIECE_BYTES)
   }
 
   #seal(path: PathState, frames: Uint8Array, body: Uint8Array | undefined): SentRecord {
@@ -217,6 +249,7 @@ export class Outbox implements SendLoad {
       }
       unacked[this.#head++] = undefined
     }
+    this.#allowance.shrink(this.#inFlight)
     if (this.#head === unacked.length) {
       unacked.length = 0
       this.#head = 0

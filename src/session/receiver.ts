@@ -8,6 +8,7 @@
 import { PeerlineError } from '../errors.ts'
 import { type FrameVisitor, readFrames } from './frame.ts'
 import { ACK_DELAY_MS, Inbox } from './inbox.ts'
+import type { MemoryShare } from './memory-budget.ts'
 import type { Outbox } from './outbox.ts'
 import type { PathSet } from './path-set.ts'
 import type { PathState } from './paths.ts'
@@ -16,6 +17,7 @@ import type { StreamTable } from './stream-table.ts'
 
 export interface ReceiverHost {
   readonly key: Uint8Array
+  readonly memory: MemoryShare
   readonly paths: () => PathSet
   readonly outbox: () => Outbox
   readonly streams: () => StreamTable
@@ -43,15 +45,16 @@ export class Receiver {
 
   constructor(host: ReceiverHost) {
     this.#host = host
-    this.#inbox = new Inbox(host.key, (frames) => {
+    const deliver = (frames: Uint8Array) => {
       host.streams().recordBytes = frames.length
       readFrames(frames, this.#visitor, host.closed)
-    })
+    }
+    this.#inbox = new Inbox(host.key, deliver, host.memory)
     this.#visitor = {
       onOpen: (id, protocol) => host.streams().onOpen(id, protocol, host.closing()),
       onData: (id, data, fin) => host.streams().onData(id, data, fin),
-      onReset: (id, code) => host.streams().find(id)?.onReset(code),
-      onStop: (id, code) => host.streams().find(id)?.onStop(code),
+      onReset: (id, code) => host.streams().onReset(id, code),
+      onStop: (id, code) => host.streams().onStop(id, code),
       onWindow: (id, offset) => host.streams().find(id)?.onWindow(offset),
       onAck: host.onAck,
       onPing: () => unexpected('ping'),

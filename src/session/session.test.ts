@@ -1,19 +1,9 @@
 import { describe, expect, it } from 'vitest'
 import { PeerlineError } from '../errors.ts'
-import { writeAttach } from './attach.ts'
 import { StreamCode } from './codes.ts'
-import { type FrameVisitor, FrameWriter, readFrames } from './frame.ts'
-import {
-  codeOf,
-  Link,
-  noise,
-  readAll,
-  testKeys,
-  useWorlds,
-  World,
-  type WorldOptions,
-} from './memory-path.compliance.ts'
-import { Opener, readNumber, Sealer } from './record.ts'
+import type { FrameWriter } from './frame.ts'
+import { Hostile } from './hostile.compliance.ts'
+import { codeOf, Link, noise, readAll, useWorlds, World, type WorldOptions } from './memory-path.compliance.ts'
 import { Session } from './session.ts'
 import type { Stream } from './stream.ts'
 
@@ -26,53 +16,10 @@ async function openWorld(options: WorldOptions = {}): Promise<Link> {
   return world.open()
 }
 
-/** Who holds the keys of session 0 and does with them what a session never would. Session 1 is the real one. */
-class Hostile {
-  readonly link = new Link('tcp', 'hostile')
-  readonly keys = testKeys(true)
-  readonly sealer = new Sealer(this.keys.send)
-  readonly #opener = new Opener(this.keys.receive)
-
-  constructor(options: WorldOptions = {}) {
-    world = new World(options)
-    const end = this.link.ends[1]
-    world.sessions[1].acceptAttach(
-      end,
-      writeAttach(this.keys.sessionId, { pathNumber: 2, received: 0 }, this.keys.attachSend),
-    )
-  }
-
-  send(write: (frames: FrameWriter) => void, body?: Uint8Array): void {
-    const frames = new FrameWriter()
-    write(frames)
-    for (let batch = frames.take(); batch !== undefined; batch = frames.take()) {
-      this.link.ends[1].receive(new Uint8Array(Buffer.concat(this.sealer.ordered(batch, body))))
-    }
-  }
-
-  loose(write: (frames: FrameWriter) => void): void {
-    const frames = new FrameWriter()
-    write(frames)
-    this.link.ends[1].receive(new Uint8Array(Buffer.concat(this.sealer.loose(frames.take()!, 2))))
-  }
-
-  /** The frames that session 1 has sent, by name and fields. */
-  async frames(): Promise<unknown[][]> {
-    await world.quiet()
-    const seen: unknown[][] = []
-    const visitor = new Proxy({} as FrameVisitor, {
-      get:
-        (_, name) =>
-        (...fields: unknown[]) =>
-          seen.push([name, ...fields]),
-    })
-    for (let message = this.link.ends[1].shift(); message !== undefined; message = this.link.ends[1].shift()) {
-      const number = readNumber(message)
-      const frames = number === undefined ? undefined : this.#opener.open(message, number, 2)
-      if (frames !== undefined) readFrames(frames, visitor, () => false)
-    }
-    return seen
-  }
+function openHostile(options: WorldOptions = {}): Hostile {
+  const hostile = new Hostile(options)
+  world = hostile.world
+  return hostile
 }
 
 describe('the other side, when hostile', () => {
@@ -95,7 +42,7 @@ describe('the other side, when hostile', () => {
     ['a pong in an ordered record', (frames) => frames.pong(new Uint8Array(8))],
   ])('ends the session with ERR_PEERLINE_PROTOCOL: %s', async (_, write, body) => {
     const streams: Stream[] = []
-    const hostile = new Hostile({ onStream: (stream) => streams.push(stream) })
+    const hostile = openHostile({ onStream: (stream) => streams.push(stream) })
     hostile.send((frames) => frames.open(0, '/x/1'))
     expect(world.sessions[1].state).toBe('open')
     const failed = codeOf(readAll(streams[0]!))
@@ -117,14 +64,14 @@ describe('the other side, when hostile', () => {
     ['candidates', (frames) => frames.candidates(noise(3))],
     ['close', (frames) => frames.close('', '')],
   ])('may not put what must arrive into a loose record: %s', (_, write) => {
-    const hostile = new Hostile()
+    const hostile = openHostile()
     hostile.loose(write)
     expect(world.closes[1]).toEqual(['ERR_PEERLINE_PROTOCOL'])
   })
 
   it('is told BUSY for a stream too many, in both directions, and the others go on', async () => {
     const streams: Stream[] = []
-    const hostile = new Hostile({ onStream: (stream) => streams.push(stream) })
+    const hostile = openHostile({ onStream: (stream) => streams.push(stream) })
     for (let count = 0; count < 258; count++) hostile.send((frames) => frames.open(count * 2, '/x/1'))
     expect(streams.length).toBe(256)
     const frames = await hostile.frames()
@@ -145,7 +92,7 @@ describe('the other side, when hostile', () => {
 
   it('costs bounded memory with many tiny chunks in large records that nobody reads', async () => {
     const streams: Stream[] = []
-    const hostile = new Hostile({ onStream: (stream) => streams.push(stream) })
+    const hostile = openHostile({ onStream: (stream) => streams.push(stream) })
     hostile.send((frames) => {
       frames.open(0, '/read/1')
       frames.open(2, '/dropped/1')
@@ -180,7 +127,7 @@ describe('the other side, when hostile', () => {
   })
 
   it('cannot make us queue refusals without end while it takes none', async () => {
-    const hostile = new Hostile({ maxStreams: 1 })
+    const hostile = openHostile({ maxStreams: 1 })
     hostile.link.highWater = 1
     let opened = 0
     while (world.sessions[1].state !== 'closed' && opened < 300_000) {
@@ -193,7 +140,7 @@ describe('the other side, when hostile', () => {
   })
 
   it('hands on candidates in memory of their own', async () => {
-    const hostile = new Hostile()
+    const hostile = openHostile()
     const got: Uint8Array[] = []
     world.sessions[1].addEventListener('candidates', ({ detail }) => got.push(detail))
     hostile.send((frames) => {
@@ -414,7 +361,7 @@ describe('close', () => {
   })
 
   it('refuses streams that the other side opens meanwhile', async () => {
-    const hostile = new Hostile({ onStream: () => expect.fail('no stream may come') })
+    const hostile = openHostile({ onStream: () => expect.fail('no stream may come') })
     hostile.loose((frames) => frames.ping(new Uint8Array(8)))
     const closing = world.sessions[1].close()
     hostile.send((frames) => frames.open(0, '/late/1'))
@@ -440,7 +387,7 @@ describe('abort', () => {
   })
 
   it('with a code that the other side does not know becomes ERR_PEERLINE_REMOTE there', () => {
-    const hostile = new Hostile()
+    const hostile = openHostile()
     hostile.send((frames) => frames.close('ERR_OF_THE_FUTURE', 'what is this'))
     expect(world.closes[1]).toEqual(['ERR_PEERLINE_REMOTE'])
   })

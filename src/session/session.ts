@@ -12,18 +12,20 @@
  */
 import { toHex } from '../bytes/index.ts'
 import { abortError, type ErrorCode, isErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
-import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Path, PathKind } from '../path/index.ts'
+import { Pacer } from './byte-rate.ts'
 import { Datagrams } from './datagrams.ts'
 import { TypedEventTarget } from './events.ts'
-import { Outbox, type RekeyLimits } from './outbox.ts'
-import type { PathChange } from './path-chooser.ts'
+import { Inflow } from './inflow.ts'
+import { MemoryBudget, type MemoryShare } from './memory-budget.ts'
+import { Outbox } from './outbox.ts'
 import type { PathEvent, PathInfo } from './path-log.ts'
 import { PathSet, type PathSetHost } from './path-set.ts'
 import type { KeepAlive } from './path-watch.ts'
-import type { PathState, PathTiming } from './paths.ts'
+import type { PathState } from './paths.ts'
 import { Receiver } from './receiver.ts'
+import type { SessionEvents, SessionOptions, SessionState } from './session-options.ts'
 import type { Stream } from './stream.ts'
 import { DEFAULT_MAX_STREAMS, StreamTable } from './stream-table.ts'
 import type { Explanation, WhyReport } from './why.ts'
@@ -44,47 +46,6 @@ const CLOSE_FAREWELL_MS = 1_000
 /** Round trip assumed before one is measured, ms: RFC 9002 section 6.2.2 assumes 333, our paths attach faster. */
 const ASSUMED_RTT_MS = 100
 
-export type SessionState = 'connecting' | 'open' | 'reconnecting' | 'closing' | 'closed'
-
-export type SessionEvents = {
-  /** The first path is proven. */
-  open: { readonly path: PathKind }
-  /** Another path carries the data from now on. */
-  path: PathChange
-  /** Paths were proven, or have gone; {@link Session.paths} has the kinds that are left. */
-  paths: undefined
-  /** Nothing answers on any path: other ways are sought already, and data waits. */
-  trouble: undefined
-  /** Every path is lost; data waits, and is bounded, until there is another one or the time for that is over. */
-  reconnecting: { readonly error: PeerlineError | undefined }
-  /** There is a path again, after so many ms. */
-  reconnected: { readonly path: PathKind; readonly afterMs: number }
-  /** The session has ended; `error` is absent when either side closed it in order. */
-  close: { readonly error: PeerlineError | undefined }
-  /** The other side tells more ways to reach it; the content is the connecting room's. */
-  candidates: Uint8Array
-}
-
-export interface SessionOptions {
-  readonly keys: SessionKeys
-  /** The other side. */
-  readonly peer: PeerId
-  /** Takes streams that the other side opens. */
-  readonly onStream: (stream: Stream) => void
-  /** Streams open at once in each direction. @default 256 */
-  readonly maxStreams?: number
-  readonly rekey?: RekeyLimits
-  /**
-   * ms without any path before the session fails: another may be on its way. 0 where none will come, as with servers.
-   * @default 60_000
-   */
-  readonly reconnectMs?: number
-  /** How soon the end of a path is noticed. */
-  readonly timing?: Partial<PathTiming> | undefined
-  /** What whoever opens the paths can say about them. */
-  readonly explain?: () => Explanation
-}
-
 export class Session extends TypedEventTarget<SessionEvents> {
   /** The other side. */
   readonly peer: PeerId
@@ -95,10 +56,14 @@ export class Session extends TypedEventTarget<SessionEvents> {
 
   #reconnectMs: number
   readonly #explain: (() => Explanation) | undefined
+  readonly #opening: SessionOptions['opening']
   readonly #paths: PathSet
   readonly #receiver: Receiver
   readonly #outbox: Outbox
   readonly #streams: StreamTable
+  readonly #memory: MemoryShare
+  readonly #outflow: Pacer | undefined
+  readonly #inflow: Inflow | undefined
   #datagrams: Datagrams | undefined
   #state: SessionState = 'connecting'
   #error: PeerlineError | undefined
@@ -114,23 +79,30 @@ export class Session extends TypedEventTarget<SessionEvents> {
   #pathlessTimer: ReturnType<typeof setTimeout> | undefined
   #pathlessSince = 0
 
-  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a timing out of bounds */
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a timing out of bounds, or a rate that is none */
   constructor(options: SessionOptions) {
     super()
-    const { keys } = options
+    const { keys, rate, rekey, onStream } = options
     this.peer = options.peer
     this.id = toHex(keys.sessionId)
     this.initiator = keys.initiator
     this.#reconnectMs = options.reconnectMs ?? RECONNECT_MS
     this.#explain = options.explain
+    this.#opening = options.opening
     this.#paths = new PathSet(keys, this.#pathHost, options.timing)
     this.#ended = new Promise((resolve) => {
       this.#tellEnded = resolve
     })
+    this.#memory = (options.memory ?? new MemoryBudget()).share()
+    this.#outflow = rate?.out && new Pacer(rate.out, () => this.#pump())
+    this.#inflow = rate?.in && new Inflow(rate.in, onStream, (run) => this.#guard(run))
     this.#streams = new StreamTable({
       initiator: keys.initiator,
       maxStreams: options.maxStreams ?? DEFAULT_MAX_STREAMS,
-      onStream: options.onStream,
+      onStream,
+      memory: this.#memory,
+      outflow: this.#outflow,
+      inflow: this.#inflow,
       frames: () => this.#outbox.frames,
       pump: () => this.#pump(),
       schedulePump: () => this.#schedulePump(),
@@ -138,6 +110,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
     })
     this.#receiver = new Receiver({
       key: keys.receive,
+      memory: this.#memory,
       paths: () => this.#paths,
       outbox: () => this.#outbox,
       streams: () => this.#streams,
@@ -149,7 +122,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
       onClose: (code, message) => this.#onClose(code, message),
       onDatagram: (data) => this.#datagrams?.onDatagram(data),
     })
-    this.#outbox = new Outbox(keys.send, this.#streams, options.rekey)
+    this.#outbox = new Outbox(keys.send, this.#streams, { rekey, memory: this.#memory, pacer: this.#outflow })
     this.#pathlessTimer = setTimeout(() => this.#pathless(), FIRST_PATH_MS)
   }
 
@@ -237,6 +210,8 @@ export class Session extends TypedEventTarget<SessionEvents> {
         sendLoose: (path, write) => this.#outbox.sendLoose(path, write),
         takeAck: this.#takeAck,
         ping: (path) => this.#paths.ping(path),
+        outflow: this.#outflow,
+        mayTake: (bytes) => this.#inflow?.takeDatagram(bytes) ?? true,
       })
       if (this.#isClosed()) this.#datagrams.end(this.#error, this.#endError())
     }
@@ -250,12 +225,20 @@ export class Session extends TypedEventTarget<SessionEvents> {
 
   /**
    * Opens a stream for `protocol`; data may be written at once. It waits while 256 of ours are open.
-   * @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_CLOSED` or what ended the session, or what the signal says
+   * @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_CLOSED` or what ended the session, what the signal
+   *   says; `ERR_PEERLINE_DENIED`, `ERR_PEERLINE_BUSY` where our own firewall does not let us
    */
   async open(protocol: string, options: { signal?: AbortSignal } = {}): Promise<Stream> {
     if (options.signal?.aborted) throw abortError(options.signal, `opening ${protocol}`)
     this.#checkUsable()
-    return this.#streams.open(protocol, options.signal)
+    const { signal } = options
+    if (this.#opening === undefined) return this.#streams.open(protocol, signal)
+    return this.#opening({ protocol, signal, open: () => this.#open(protocol, signal) })
+  }
+
+  async #open(protocol: string, signal: AbortSignal | undefined): Promise<Stream> {
+    this.#checkUsable()
+    return this.#streams.open(protocol, signal)
   }
 
   /** Resolves when there is a path that works. @throws what ended the session, or what the signal says */
@@ -561,6 +544,9 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#receiver.clear()
     this.#streams.abort(error ?? this.#endError())
     this.#datagrams?.end(error, this.#endError())
+    this.#outflow?.close()
+    this.#inflow?.close()
+    this.#memory.close()
     this.#wakeDrained()
     this.#tellEnded()
     this.emit('close', { error })

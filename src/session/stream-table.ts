@@ -1,14 +1,20 @@
 /**
  * The streams of a session: numbers, limits, who may send next.
  *
- * Memory a peer can make us hold is bounded by `maxStreams` initial windows and one budget for windows that grew,
- * so that no stream's reader can starve another's.
+ * - Memory a peer can make us hold is bounded by `maxStreams` initial windows and one budget for windows that grew,
+ *   so that no stream's reader can starve another's. All of that, but for {@link FREE_STREAMS}, counts in the budget of
+ *   all sessions as well: when that is used up, windows stay as they are, and more streams are refused with BUSY.
+ * - A stream that was given up makes room for the next at once, while what it set off here may go on: so a bound on those
+ *   that are open bounds nothing for who opens and gives up. {@link GIVEN_UP} does.
  */
 import { abortError, PeerlineError } from '../errors.ts'
+import { Bucket, type Pacer } from './byte-rate.ts'
 import { StreamCode } from './codes.ts'
 import { checkProtocol, type FrameWriter } from './frame.ts'
+import type { Inflow } from './inflow.ts'
+import type { MemoryShare } from './memory-budget.ts'
 import type { PieceSource } from './outbox.ts'
-import { type Piece, Stream, type StreamHost } from './stream.ts'
+import { INITIAL_WINDOW_BYTES, type Piece, Stream, type StreamHost } from './stream.ts'
 
 /** Streams open at once in each direction. */
 export const DEFAULT_MAX_STREAMS = 256
@@ -19,6 +25,16 @@ const WINDOW_BUDGET_BYTES = 67_108_864
 /** Callers that may wait for a free stream. */
 const MAX_WAITING_OPENS = 4_096
 
+/** Streams in each direction whose first windows are outside of the budget: a session that has none is of no use. */
+const FREE_STREAMS = 2
+
+/**
+ * Streams of theirs that the other side may give up: the RESET and STOP frames that end a direction of one, and the streams
+ * that are refused. A whole stream is two of them: 10,000 streams at once, forty times all that may be open, and 1,000 a
+ * second from then on. People who cancel, and a program that gives up all its requests once, stay far below.
+ */
+export const GIVEN_UP = { perSecond: 2_000, burst: 20_000 } as const
+
 export interface StreamTableOptions {
   readonly initiator: boolean
   readonly maxStreams: number
@@ -27,6 +43,11 @@ export interface StreamTableOptions {
   readonly pump: () => void
   readonly schedulePump: () => void
   readonly rttMs: () => number
+  readonly memory: MemoryShare
+  /** Holds back what we send. @default nothing */
+  readonly outflow: Pacer | undefined
+  /** Holds back what the other side sends. @default nothing */
+  readonly inflow: Inflow | undefined
 }
 
 export class StreamTable implements StreamHost, PieceSource {
@@ -41,6 +62,7 @@ export class StreamTable implements StreamHost, PieceSource {
   #localOpen = 0
   #remoteOpen = 0
   #budget = WINDOW_BUDGET_BYTES
+  readonly #mayGiveUp = new Bucket(GIVEN_UP)
   #waiting: { resolve: () => void; reject: (error: PeerlineError) => void }[] = []
   #ended: PeerlineError | undefined
 
@@ -58,6 +80,11 @@ export class StreamTable implements StreamHost, PieceSource {
     checkProtocol(protocol)
     while (this.#localOpen >= this.#options.maxStreams) await this.#turn(protocol, signal)
     if (this.#ended !== undefined) throw this.#ended
+    if (!this.#takeFirstWindow(this.#localOpen)) {
+      // The place is not taken: whoever waits next may fare better.
+      this.#waiting.shift()?.resolve()
+      throw new PeerlineError('ERR_PEERLINE_LIMIT', `the memory for streams of all sessions is used up: ${protocol}`)
+    }
     const id = this.#nextLocal
     this.#nextLocal += 2
     this.#localOpen++
@@ -98,20 +125,40 @@ export class StreamTable implements StreamHost, PieceSource {
   onOpen(id: number, protocol: string, refuse: boolean): void {
     if (id !== this.#nextRemote) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `stream ${id} opened out of turn`)
     this.#nextRemote += 2
-    if (refuse || this.#remoteOpen >= this.#options.maxStreams) {
+    const { maxStreams, inflow, onStream } = this.#options
+    if (refuse || this.#remoteOpen >= maxStreams || !this.#takeFirstWindow(this.#remoteOpen)) {
       const code = refuse ? StreamCode.CANCELLED : StreamCode.BUSY
       this.sendReset(id, code)
       this.sendStop(id, code)
+      this.#givenUp()
       return
     }
     this.#remoteOpen++
     const stream = new Stream(this, id, protocol)
     this.#streams.set(id, stream)
-    this.#options.onStream(stream)
+    if (inflow === undefined) onStream(stream)
+    else inflow.onOpen(stream)
+  }
+
+  /** @throws PeerlineError `ERR_PEERLINE_LIMIT` when the other side gives up too many streams */
+  onReset(id: number, code: number): void {
+    if (this.find(id)?.onReset(code) && !this.#isLocal(id)) this.#givenUp()
+  }
+
+  /** @throws as {@link onReset} */
+  onStop(id: number, code: number): void {
+    if (this.find(id)?.onStop(code) && !this.#isLocal(id)) this.#givenUp()
+  }
+
+  #givenUp(): void {
+    this.#mayGiveUp.spend(1)
+    if (this.#mayGiveUp.balance >= 0) return
+    throw new PeerlineError('ERR_PEERLINE_LIMIT', 'the other side opens streams only to give them up')
   }
 
   onData(id: number, data: Uint8Array, fin: boolean): void {
     const stream = this.find(id)
+    this.#options.inflow?.charge(stream?.ungranted(data.length) ?? data.length)
     if (stream === undefined) return
     // What is small beside its record would keep the whole record in memory until it is read.
     // (Not with `slice`: of a Buffer that is a view.)
@@ -125,7 +172,7 @@ export class StreamTable implements StreamHost, PieceSource {
   find(id: number): Stream | undefined {
     const stream = this.#streams.get(id)
     if (stream !== undefined) return stream
-    const next = id % 2 === this.#nextLocal % 2 ? this.#nextLocal : this.#nextRemote
+    const next = this.#isLocal(id) ? this.#nextLocal : this.#nextRemote
     if (id >= next) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `stream ${id} was never opened`)
     return undefined
   }
@@ -138,7 +185,7 @@ export class StreamTable implements StreamHost, PieceSource {
 
   writeSmall(id: number, data: Uint8Array, fin: boolean): boolean {
     const frames = this.#options.frames()
-    if (!frames.fits(data.length)) return false
+    if (!frames.fits(data.length) || this.#options.outflow?.take(data.length) === false) return false
     frames.data(id, data, fin)
     this.#options.schedulePump()
     return true
@@ -170,22 +217,43 @@ export class StreamTable implements StreamHost, PieceSource {
     this.#options.schedulePump()
   }
 
+  credit(stream: Stream, bytes: number): number {
+    return this.#options.inflow?.credit(stream, bytes) ?? bytes
+  }
+
   reserveWindow(bytes: number): boolean {
-    if (bytes > this.#budget) return false
+    if (bytes > this.#budget || !this.#options.memory.take(bytes)) return false
     this.#budget -= bytes
     return true
   }
 
-  releaseWindow(bytes: number): void {
+  releaseWindow(bytes: number, unused: number): void {
     this.#budget += bytes
+    this.#options.memory.give(bytes)
+    this.#options.inflow?.refund(unused)
   }
 
   streamDone(stream: Stream): void {
     if (!this.#streams.delete(stream.id)) return
-    if (stream.id % 2 === this.#nextLocal % 2) {
-      this.#localOpen--
+    this.#options.inflow?.onDone(stream)
+    if (this.#isLocal(stream.id)) {
+      this.#giveFirstWindow(this.#localOpen--)
       this.#waiting.shift()?.resolve()
-    } else this.#remoteOpen--
+    } else this.#giveFirstWindow(this.#remoteOpen--)
+  }
+
+  /** True when there may be one more stream beside `open` in its direction. */
+  #takeFirstWindow(open: number): boolean {
+    return open < FREE_STREAMS || this.#options.memory.take(INITIAL_WINDOW_BYTES)
+  }
+
+  /** One of `open` streams in its direction is done. */
+  #giveFirstWindow(open: number): void {
+    if (open > FREE_STREAMS) this.#options.memory.give(INITIAL_WINDOW_BYTES)
+  }
+
+  #isLocal(id: number): boolean {
+    return id % 2 === this.#nextLocal % 2
   }
 
   // ---- bulk, in turn ----

@@ -37,10 +37,12 @@ export interface StreamHost {
   sendReset(stream: number, code: number): void
   sendStop(stream: number, code: number): void
   sendWindow(stream: number, offset: number): void
+  /** How many of `bytes` may be granted now; with fewer than all, `grantMore` is called when there are more. */
+  credit(stream: Stream, bytes: number): number
   /** Takes `bytes` from the session's budget for larger windows; false when it is used up. */
   reserveWindow(bytes: number): boolean
-  /** Gives `bytes` of that budget back. */
-  releaseWindow(bytes: number): void
+  /** Gives `bytes` of that budget back: nothing more is read, and `unused` bytes that were granted have not come. */
+  releaseWindow(bytes: number, unused: number): void
   /** Round-trip time of the path in use, ms. */
   readonly rttMs: number
   /** Both directions have ended. */
@@ -105,6 +107,8 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   #granted = INITIAL_WINDOW_BYTES
   #window = INITIAL_WINDOW_BYTES
   #grantedAt = 0
+  /** True while it stands in the session's round of readers. */
+  awaitsCredit = false
   #finReceived = false
   #receiveDone = false
   #receiveError: PeerlineError | undefined
@@ -253,11 +257,12 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
     if (this.#queue.length > 0) this.#host.wantSend(this)
   }
 
-  /** @internal A STOP frame came: the other side reads no more. */
-  onStop(code: number): void {
-    if (this.#sendDone) return
+  /** @internal A STOP frame came: the other side reads no more. True when that gives up what we write. */
+  onStop(code: number): boolean {
+    if (this.#sendDone) return false
     this.#host.sendReset(this.id, code)
     this.#sendFailed(streamError(code, this.protocol))
+    return true
   }
 
   #sendFinished(): void {
@@ -351,14 +356,28 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
       if (this.#chunks.length === 0) this.#receiveFinished()
       return
     }
-    if (this.#receiveDone || this.#granted - this.#consumed > this.#window / 2) return
+    if (this.#receiveDone || this.awaitsCredit || this.#granted - this.#consumed > this.#window / 2) return
     const now = performance.now()
     if (now - this.#grantedAt < 2 * this.#host.rttMs && this.#window < MAX_WINDOW_BYTES) {
       if (this.#host.reserveWindow(this.#window)) this.#window *= 2
     }
     this.#grantedAt = now
-    this.#granted = this.#consumed + this.#window
+    this.grantMore()
+  }
+
+  /** @internal Grants what the window has room for, as far as the session gives credit for it. */
+  grantMore(): void {
+    if (this.#receiveDone || this.#finReceived) return
+    const bytes = this.#host.credit(this, this.#consumed + this.#window - this.#granted)
+    if (bytes === 0) return
+    this.#granted += bytes
     this.#host.sendWindow(this.id, this.#granted)
+  }
+
+  /** @internal Of the next `bytes` that come, those that no grant was for: the first window, and what comes after the end. */
+  ungranted(bytes: number): number {
+    if (this.#receiveDone) return bytes
+    return Math.min(bytes, Math.max(0, INITIAL_WINDOW_BYTES - this.#receiveOffset))
   }
 
   /**
@@ -399,16 +418,18 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
     } else this.#chunks.push(data)
   }
 
-  /** @internal A RESET frame came. */
-  onReset(code: number): void {
-    if (this.#receiveDone || this.#finReceived) return
+  /** @internal A RESET frame came. True when that gives up what we read. */
+  onReset(code: number): boolean {
+    if (this.#receiveDone || this.#finReceived) return false
     this.#receiveFailed(streamError(code, this.protocol))
+    return true
   }
 
   #receiveFinished(): void {
     if (this.#receiveDone) return
     this.#receiveDone = true
-    this.#host.releaseWindow(this.#window - INITIAL_WINDOW_BYTES)
+    const unused = this.#granted - Math.max(this.#receiveOffset, INITIAL_WINDOW_BYTES)
+    this.#host.releaseWindow(this.#window - INITIAL_WINDOW_BYTES, unused)
     this.#checkDone()
   }
 

@@ -3,7 +3,8 @@ import type { Channel } from './channel.ts'
 import { TypedEventTarget } from './events.ts'
 import { codeOf } from './memory-path.compliance.ts'
 import type { PathChange } from './path-chooser.ts'
-import type { Session, SessionEvents } from './session.ts'
+import type { Session } from './session.ts'
+import type { SessionEvents } from './session-options.ts'
 import { watch } from './watch.ts'
 
 type Told = { tick: number; end: string }
