@@ -18,7 +18,15 @@ import type { Identity, PeerId } from '../identity/index.ts'
 import { formatHostPort } from '../network/address.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
 import { type FramedPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
-import { type Explanation, type PathTiming, Session, type Stream } from '../session/index.ts'
+import {
+  type Explanation,
+  type MemoryBudget,
+  type Opening,
+  type PathTiming,
+  Session,
+  type SessionRate,
+  type Stream,
+} from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, type Leave } from './acceptor.ts'
 import { Answers } from './answers.ts'
@@ -91,6 +99,12 @@ export interface ConnectorOptions {
   readonly onTold: (peer: PeerId, addresses: readonly string[]) => void
   /** Streams open at once in one session, in each direction. */
   readonly maxStreams?: number | undefined
+  /** Bytes per second of each session. */
+  readonly rate?: SessionRate | undefined
+  /** Memory that all sessions share. */
+  readonly memory?: MemoryBudget | undefined
+  /** Opens streams of ours, where we may; not in sessions with servers. */
+  readonly opening: (session: Session, opening: Opening) => Promise<Stream>
   /** Media that work now. `hidden`: only those that do not tell our address. */
   readonly signaling: (options: { hidden: boolean }) => readonly Signaling[]
   /** What we know of ourselves. */
@@ -554,6 +568,9 @@ export class Connector {
       onStream: (stream) => this.#options.onStream(session, stream),
       explain: () => this.#explain(session),
       timing: this.#options.timing,
+      rate: this.#options.rate,
+      memory: this.#options.memory,
+      opening: server ? undefined : (opening) => this.#options.opening(session, opening),
       ...(reconnectMs === undefined ? {} : { reconnectMs }),
       ...(this.#options.maxStreams === undefined ? {} : { maxStreams: this.#options.maxStreams }),
     })

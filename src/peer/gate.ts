@@ -9,6 +9,7 @@
  *
  * - Bans come before rules, and rules before the owner is asked. The decision that let something in stays with it: what the
  *   owner allowed for this time goes on until something denies it.
+ * - A handler may outlive its stream, and its session: it is held to what let them in for as long as it runs.
  * - What is judged is the protocol, whatever form of a request it is used in.
  * - Introductions are not judged: they have their own leave, and carry nothing but offers.
  */
@@ -22,7 +23,7 @@ import type { Firewall } from '../policy/firewall.ts'
 import { ConnectionLimits, type ConnectionLimitsOptions } from '../policy/peer-limits.ts'
 import type { PermissionNames, Question } from '../policy/rule.ts'
 import { splitForm } from '../protocol/index.ts'
-import { type Session, type Stream, StreamCode } from '../session/index.ts'
+import { type Opening, type Session, type Stream, StreamCode } from '../session/index.ts'
 import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL } from '../signaling/index.ts'
 
 const UNJUDGED: ReadonlySet<string> = new Set([INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL])
@@ -38,16 +39,33 @@ export interface Trimmed {
 
 /** A session, and what it and its streams were let through by. */
 interface Entry {
+  readonly peer: PeerId
   readonly leave: Decision | undefined
-  streams: { readonly stream: Stream; readonly decision: Decision }[]
+  streams: Held[]
   sweepAt: number
+  /** It was ended here. */
+  cut: boolean
+}
+
+/** A stream, and what it was let through by. */
+export interface Held {
+  readonly entry: Entry
+  readonly stream: Stream
+  readonly decision: Decision
 }
 
 export class Gate {
   readonly #firewall: Firewall
   readonly #bans: Bans
   readonly #limits: ConnectionLimits
+  /** Of sessions that have not ended. */
   readonly #entries = new Map<Session, Entry>()
+  /** The same, and of those that have. */
+  readonly #entryOf = new WeakMap<Session, Entry>()
+  /** Handlers that run, whatever becomes of their streams. */
+  readonly #running = new Set<{ readonly held: Held; readonly cut: () => void }>()
+  /** How often the rules have changed. */
+  #changes = 0
 
   constructor(parts: { firewall: Firewall; bans: Bans; limits?: ConnectionLimitsOptions | undefined }) {
     const { firewall, bans } = parts
@@ -55,12 +73,15 @@ export class Gate {
     this.#bans = bans
     this.#limits = new ConnectionLimits(parts.limits)
     firewall.addEventListener('change', ({ detail: { subjects } }) => {
-      for (const [session, entry] of this.#entries) {
-        if (firewall.concerns(subjects, session.peer)) this.#review(session, entry)
+      this.#changes++
+      for (const [session, entry] of [...this.#entries]) {
+        if (firewall.concerns(subjects, entry.peer)) this.#review(session, entry)
       }
+      this.#reviewRunning(({ entry }) => firewall.concerns(subjects, entry.peer))
     })
     bans.addEventListener('ban', () => {
-      for (const session of [...this.#entries.keys()]) if (this.#isBanned(session)) session.abort(banned())
+      for (const [session, entry] of [...this.#entries]) this.#cutBanned(session, entry)
+      this.#reviewRunning(() => true)
     })
   }
 
@@ -81,8 +102,9 @@ export class Gate {
   readonly admit = async (peer: PeerId, how: 'direct' | 'signaled'): Promise<Leave> => {
     if (this.#bans.isBanned(peer)) throw banned()
     const decision = await this.#firewall.admit({ peer, direction: 'in', object: 'connection', how })
-    // The owner may have thought for long.
+    // The owner may have thought for long, and the answer was a moment on its way.
     if (this.#bans.isBanned(peer)) throw banned()
+    if (!this.#firewall.stands(decision)) throw refusal({ ...decision, action: 'deny' })
     return decision
   }
 
@@ -97,26 +119,30 @@ export class Gate {
 
   /** Holds a session to what it was let in by, from now until it ends. */
   watch(session: Session, leave: Leave | undefined): void {
-    const entry: Entry = { leave: leave as Decision | undefined, streams: [], sweepAt: FIRST_SWEEP }
+    const entry = newEntry(session.peer, leave as Decision | undefined)
     this.#entries.set(session, entry)
+    this.#entryOf.set(session, entry)
     session.addEventListener('close', () => this.#entries.delete(session))
     // Rules and bans may have changed while it was made.
     this.#review(session, entry)
-    if (this.#isBanned(session)) session.abort(banned())
+    this.#cutBanned(session, entry)
     // A path may lead to a banned address only now.
-    session.addEventListener('paths', () => {
-      if (this.#isBanned(session)) session.abort(banned())
-    })
+    session.addEventListener('paths', () => this.#cutBanned(session, entry))
   }
 
   // ---- streams ----
 
   /** Has `serve` called for a stream of the other side's when it may be used; else the stream is refused. */
-  enter(session: Session, stream: Stream, serve: () => void): void {
+  enter(session: Session, stream: Stream, serve: (held?: Held) => void): void {
     const object = splitForm(stream.protocol).protocol
     if (UNJUDGED.has(object)) return serve()
     const question: Question = { peer: session.peer, direction: 'in', object }
+    const before = this.#changes
     const decision = this.#firewall.settle(question)
+    // Whoever was told of the decision may have set another rule.
+    if (decision?.action === 'allow' && this.#changes !== before && !this.#firewall.stands(decision)) {
+      return this.#refuse(stream, 'ERR_PEERLINE_DENIED')
+    }
     if (decision !== undefined) return this.#begin(session, stream, decision, serve)
     this.#firewall.admit(question, { signal: leaving(stream) }).then(
       (asked) => {
@@ -142,19 +168,28 @@ export class Gate {
    * Decides about a request when so much is known of it.
    * @throws PeerlineError `ERR_PEERLINE_DENIED`, `ERR_PEERLINE_BUSY`; `ERR_PEERLINE_ABORTED` when the asker is gone
    */
-  async decide(session: Session, stream: Stream, trimmed: Trimmed): Promise<void> {
+  async decide(session: Session, stream: Stream, trimmed: Trimmed): Promise<Held> {
     const object = splitForm(stream.protocol).protocol
     const question: Question = { peer: session.peer, direction: 'in', object, ...trimmed }
-    await this.#through(question, leaving(stream), (decision) => this.#hold(session, stream, decision))
+    return this.#through(question, leaving(stream), (decision) => this.#hold(session, stream, decision))
+  }
+
+  /** Whether what was let through may go on, or begin only now. */
+  stands({ entry, decision }: Held): boolean {
+    const { peer, leave, cut } = entry
+    if (cut || this.#bans.isBanned(peer)) return false
+    return (leave === undefined || this.#firewall.stands(leave)) && this.#firewall.stands(decision)
+  }
+
+  /** Has `cut` called when a handler may not go on, whatever has become of its stream. Gives what ends that. */
+  runs(held: Held, cut: () => void): () => void {
+    const running = { held, cut }
+    this.#running.add(running)
+    return () => this.#running.delete(running)
   }
 
   /** Opens a stream of ours, where we may. @throws PeerlineError as {@link decide}, and of `open` */
-  async open(
-    session: Session,
-    name: string,
-    open: () => Promise<Stream>,
-    signal: AbortSignal | undefined,
-  ): Promise<Stream> {
+  readonly opening = async (session: Session, { protocol: name, signal, open }: Opening): Promise<Stream> => {
     const object = splitForm(name).protocol
     if (UNJUDGED.has(object)) return open()
     const question: Question = { peer: session.peer, direction: 'out', object }
@@ -179,11 +214,10 @@ export class Gate {
     return begin(decision)
   }
 
-  #begin(session: Session, stream: Stream, decision: Decision, serve: () => void): void {
+  #begin(session: Session, stream: Stream, decision: Decision, serve: (held: Held) => void): void {
     if (stream.done) return
     if (decision.action !== 'allow') return this.#refuse(stream, refusal(decision).code)
-    this.#hold(session, stream, decision)
-    serve()
+    serve(this.#hold(session, stream, decision))
   }
 
   #refuse(stream: Stream, code: ErrorCode): void {
@@ -193,28 +227,47 @@ export class Gate {
 
   // ---- what goes on ----
 
-  #hold(session: Session, stream: Stream, decision: Decision): void {
-    const entry = this.#entries.get(session)
-    if (entry === undefined) return
+  #hold(session: Session, stream: Stream, decision: Decision): Held {
+    const entry = this.#entryOf.get(session) ?? newEntry(session.peer, undefined)
+    const held = { entry, stream, decision }
+    if (stream.done) return held
     if (entry.streams.length >= entry.sweepAt) {
-      entry.streams = entry.streams.filter((held) => !held.stream.done)
+      entry.streams = entry.streams.filter((other) => !other.stream.done)
       entry.sweepAt = Math.max(FIRST_SWEEP, 2 * entry.streams.length)
     }
-    entry.streams.push({ stream, decision })
+    entry.streams.push(held)
+    return held
   }
 
   /** Ends what is not allowed any more. */
   #review(session: Session, entry: Entry): void {
     const { leave } = entry
-    if (leave !== undefined && !this.#firewall.stands(leave))
-      return session.abort(refusal({ ...leave, action: 'deny' }))
-    entry.streams = entry.streams.filter(({ stream, decision }) => {
-      if (stream.done) return false
-      if (this.#firewall.stands(decision)) return true
+    if (leave !== undefined && !this.#firewall.stands(leave)) {
+      return this.#cut(session, entry, refusal({ ...leave, action: 'deny' }))
+    }
+    entry.streams = entry.streams.filter(({ stream }) => !stream.done)
+    for (const { stream, decision } of [...entry.streams]) {
       // Not as one that was refused: it may have been served in part.
-      stream.reset(StreamCode.CANCELLED)
-      return false
-    })
+      if (!this.#firewall.stands(decision)) stream.reset(StreamCode.CANCELLED)
+    }
+  }
+
+  #reviewRunning(concerned: (held: Held) => boolean): void {
+    for (const running of [...this.#running]) {
+      const { held, cut } = running
+      if (!concerned(held) || this.stands(held) || !this.#running.delete(running)) continue
+      cut()
+    }
+  }
+
+  #cutBanned(session: Session, entry: Entry): void {
+    if (this.#isBanned(session)) this.#cut(session, entry, banned())
+  }
+
+  #cut(session: Session, entry: Entry, error: PeerlineError): void {
+    entry.cut = true
+    session.abort(error)
+    this.#reviewRunning((held) => held.entry === entry)
   }
 
   #isBanned(session: Session): boolean {
@@ -226,6 +279,10 @@ export class Gate {
     const host = hostOf(remote)
     return host !== undefined && this.#bans.isBannedAddress(host)
   }
+}
+
+function newEntry(peer: PeerId, leave: Decision | undefined): Entry {
+  return { peer, leave, streams: [], sweepAt: FIRST_SWEEP, cut: false }
 }
 
 function banned(): PeerlineError {

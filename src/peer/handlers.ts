@@ -6,15 +6,19 @@
  * - What nobody handles is refused before anybody is asked about it.
  * - A request has three forms, told by the name of its stream (protocol/form.ts); streams of other handlers have but one.
  * - A handler that throws resets its stream; nothing it does reaches the session's reading.
+ * - Rules may change while a request is read: whether it is still allowed is asked again when its handler begins. A handler
+ *   that does not depend on its stream, as of a message or a request with a key, is told when it is allowed no longer.
  */
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { Refusal } from '../protocol/failure.ts'
 import {
   checkName,
   type OneWayFailure,
   type Protocol,
   type ProtocolHandler,
   Replies,
+  type RequestContext,
   type RequestHandler,
   type ServeStreamOptions,
   type StreamRequestHandler,
@@ -22,8 +26,9 @@ import {
   serveStreamRequest,
   splitForm,
 } from '../protocol/index.ts'
+import { SHUTTING_DOWN } from '../protocol/running.ts'
 import { type IncomingOptions, IncomingStreams, type Session, type Stream, StreamCode } from '../session/index.ts'
-import type { Gate } from './gate.ts'
+import type { Gate, Held, Trimmed } from './gate.ts'
 
 /** What a handler of streams is told. */
 export interface StreamContext {
@@ -34,8 +39,11 @@ export interface StreamContext {
 
 export type StreamHandler = (stream: Stream, context: StreamContext) => void | Promise<void>
 
+/** As {@link StreamHandler}, with what let the stream in. */
+type Serve = (stream: Stream, context: StreamContext, held: Held | undefined) => void | Promise<void>
+
 interface Entry {
-  readonly serve: StreamHandler
+  readonly serve: Serve
   /** Takes requests in every form. */
   readonly forms: boolean
   /** Decides by itself when it has read the request. */
@@ -72,18 +80,30 @@ export class Handlers {
     const { closing, onFailure, gate } = this.#options
     const shared = { replies: this.#replies, closing, onFailure }
     if (typeof protocol === 'string') {
-      const serve: StreamHandler = (stream, { from }) =>
-        serveRequest(stream, handler as RequestHandler, { ...shared, from })
+      const bytes = handler as RequestHandler
+      const serve: Serve = (stream, { from }, held) =>
+        // A plain one is called while its stream is open, whose end fires its signal.
+        serveRequest(stream, held === undefined || isPlain(stream) ? bytes : this.#held(() => held, bytes), {
+          ...shared,
+          from,
+        })
       return this.#set(protocol, { serve, forms: true, decides: false })
     }
     const typed = handler as ProtocolHandler<ReqOut, ResIn>
     if (!protocol.trims) {
-      const bytes = protocol.handler(typed)
-      const serve: StreamHandler = (stream, { from }) => protocol.serve(stream, bytes, { ...shared, from })
+      const serve: Serve = (stream, { from }, held) =>
+        protocol.serve(stream, protocol.handler(this.#held(() => held, typed)), { ...shared, from })
       return this.#set(protocol.name, { serve, forms: true, decides: false })
     }
-    const serve: StreamHandler = (stream, { from, session }) => {
-      const bytes = protocol.handler(typed, (trimmed) => gate.decide(session, stream, trimmed))
+    const serve: Serve = (stream, { from, session }) => {
+      let held: Held | undefined
+      const decide = async (trimmed: Trimmed) => {
+        held = await gate.decide(session, stream, trimmed)
+      }
+      const bytes = protocol.handler(
+        this.#held(() => held, typed),
+        decide,
+      )
       protocol.serve(stream, bytes, { ...shared, from })
     }
     this.#set(protocol.name, { serve, forms: true, decides: true })
@@ -96,8 +116,7 @@ export class Handlers {
     options: Omit<ServeStreamOptions, 'from' | 'closing'>,
   ): void {
     const { closing } = this.#options
-    const serve: StreamHandler = (stream, { from }) =>
-      serveStreamRequest(stream, handler, { ...options, from, closing })
+    const serve: Serve = (stream, { from }) => serveStreamRequest(stream, handler, { ...options, from, closing })
     this.#set(protocol, { serve, forms: false, decides: false })
   }
 
@@ -136,13 +155,36 @@ export class Handlers {
     const entry = this.#entries.get(protocol)
     if (entry === undefined || (form !== 'plain' && !entry.forms)) return stream.reset(StreamCode.NO_PROTOCOL)
     const { gate } = this.#options
-    const serve = () => run(entry.serve, stream, { from: session.peer, session })
+    const serve = (held?: Held) => run(entry.serve, stream, { from: session.peer, session }, held)
     if (entry.decides) gate.offer(session, stream, serve)
     else gate.enter(session, stream, serve)
   }
 
   close(): void {
     this.#replies.close()
+  }
+
+  /** A handler that begins only where it is still allowed, and whose signal fires when it is allowed no longer. */
+  #held<Req, Res>(held: () => Held | undefined, handler: ProtocolHandler<Req, Res>): ProtocolHandler<Req, Res> {
+    const { gate, closing } = this.#options
+    return (request, context) => {
+      const by = held()
+      if (by === undefined) return handler(request, context)
+      if (closing.aborted) throw SHUTTING_DOWN
+      if (!gate.stands(by)) throw new Refusal('ERR_PEERLINE_DENIED', 'the peer does not let you do that any more')
+      if (isPlain(by.stream)) return handler(request, context)
+      const own = new HeldContext(context)
+      const over = gate.runs(by, () => own.cut())
+      let answer: Res | Promise<Res>
+      try {
+        answer = handler(request, own)
+      } catch (error) {
+        over()
+        throw error
+      }
+      Promise.resolve(answer).then(over, over)
+      return answer
+    }
   }
 
   #set(protocol: string, entry: Entry): void {
@@ -155,9 +197,46 @@ export class Handlers {
   }
 }
 
-function run(serve: StreamHandler, stream: Stream, context: StreamContext): void {
+/** A context whose signal fires as well when the handler may not go on. */
+class HeldContext implements RequestContext {
+  readonly from: PeerId
+  readonly protocol: string
+  readonly #context: RequestContext
+  #controller: AbortController | undefined
+  #cut: PeerlineError | undefined
+
+  constructor(context: RequestContext) {
+    this.from = context.from
+    this.protocol = context.protocol
+    this.#context = context
+  }
+
+  /** Made when it is asked for. */
+  get signal(): AbortSignal {
+    if (this.#controller !== undefined) return this.#controller.signal
+    const controller = new AbortController()
+    this.#controller = controller
+    const { signal } = this.#context
+    const follow = () => controller.abort(signal.reason)
+    if (this.#cut !== undefined) controller.abort(this.#cut)
+    else if (signal.aborted) follow()
+    else signal.addEventListener('abort', follow, { once: true })
+    return controller.signal
+  }
+
+  cut(): void {
+    this.#cut = new PeerlineError('ERR_PEERLINE_DENIED', `${this.from} may not use ${this.protocol} any more`)
+    this.#controller?.abort(this.#cut)
+  }
+}
+
+function isPlain({ protocol }: Stream): boolean {
+  return !protocol.includes(';')
+}
+
+function run(serve: Serve, stream: Stream, context: StreamContext, held: Held | undefined): void {
   try {
-    const handling = serve(stream, context)
+    const handling = serve(stream, context, held)
     if (handling !== undefined) handling.catch(() => stream.reset(StreamCode.FAILED))
   } catch {
     stream.reset(StreamCode.FAILED)

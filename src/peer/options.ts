@@ -2,17 +2,32 @@
 import type { BirthdayBudget, Via, WebRtcSetup } from '../connect/index.ts'
 import type { Store } from '../discovery/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
+import type { PublicAddressSettings } from '../network/public-address.ts'
 import type { FramedPath } from '../path/index.ts'
 import type { FirewallOptions } from '../policy/firewall.ts'
+import type { IdentifierPolicy } from '../policy/identifier-policy.ts'
 import type { ConnectionLimitsOptions } from '../policy/peer-limits.ts'
-import type { RequestOptions } from '../protocol/index.ts'
-import type { PathTiming } from '../session/index.ts'
+import type { TrustOptions } from '../policy/trust.ts'
+import type { PeerExchangeOptions, RequestOptions } from '../protocol/index.ts'
+import type { PathTiming, SessionRate } from '../session/index.ts'
+import type { Setting, TaskOrigin, TaskQueueOptions } from '../tasks/index.ts'
 import type { ChosenRelay } from './relays.ts'
+import type { BootstrapSettings } from './standing.ts'
+
+/** Takes settings that a task brings; the names and values are whatever was sent. What it throws is the task's failure. */
+export type SettingsHandler = (
+  settings: Readonly<Record<string, Setting>>,
+  context: { readonly origin: TaskOrigin; readonly signal: AbortSignal },
+) => void | Promise<void>
 
 /** How many connections there may be, and how much each may have going on. */
 export interface PeerLimits extends ConnectionLimitsOptions {
   /** Streams open at once in one session, in each direction. @default 256 */
   readonly streams?: number
+  /** Bytes of streams and datagrams per second in one session, from the other side and to it. @default as many as come */
+  readonly rate?: SessionRate
+  /** Bytes of memory that all sessions share, beside about 1.5 MiB that each has of its own. @default 536_870_912 */
+  readonly memoryBytes?: number
 }
 
 export interface PeerOptions {
@@ -31,6 +46,16 @@ export interface PeerOptions {
    * another. @default nowhere: it is forgotten when the peer ends
    */
   readonly store?: Store
+  /** Whom this peer trusts of those that come to it, and what the others may do; with it, `firewall` takes no `ask`. @default off */
+  readonly trust?: TrustOptions
+  /** Which nodes (the rendezvous) it may come in by, and who may give it orders. @default any node, and nobody */
+  readonly bootstrap?: BootstrapSettings
+  /** Who may set the name of this peer, and how often. @default 'local-and-remote': itself, and its authorities */
+  readonly naming?: IdentifierPolicy
+  /** Takes settings that a task brings. @default such tasks fail */
+  readonly onSettings?: SettingsHandler
+  /** The queue of tasks. @default 1,000 tasks, 4 at a time */
+  readonly tasks?: Omit<TaskQueueOptions, 'execute' | 'random'>
   /** How many connections there may be, of whom and from where, and how much each may have going on. */
   readonly limits?: PeerLimits
   /** Be listed at the rendezvous, so that others can dial; false: only dial. @default true */
@@ -49,6 +74,11 @@ export interface PeerOptions {
   /** STUN servers (`host:port`) to ask for our address, besides those of the rendezvous. @default none */
   readonly reflectors?: readonly string[]
   /**
+   * Web services to ask for our public address: where the router forwards the port that we listen on, by its owner's hand or
+   * because the address is mapped as a whole, others are told of it. They learn that we are here. @default none
+   */
+  readonly publicAddress?: PublicAddressSettings
+  /**
    * WebRTC, where `node-datachannel` is installed: tried when nothing else is direct and there are `iceServers`, or with
    * `via: 'webrtc'`. Give STUN and TURN servers of your own here; false switches it off. @default no servers
    */
@@ -60,6 +90,8 @@ export interface PeerOptions {
    * @default false
    */
   readonly introduce?: boolean | ((from: PeerId, to: PeerId) => boolean)
+  /** List peers that ask for it, and hand out their signed records: what a bootstrap node does. @default false */
+  readonly handOutPeers?: boolean | PeerExchangeOptions
   /** Be found through peers that introduce, as by a rendezvous. @default true */
   readonly introducible?: boolean
   /** @internal Takes paths that ask for a circuit: what makes a relay. */

@@ -4,14 +4,17 @@
 import { type Candidate, Connector, type Leave, parseServerUrl, under, type Via } from '../connect/index.ts'
 import type { Damage, KnownPeers } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
-import { Identity, type PeerId, parsePeerId } from '../identity/index.ts'
+import { Identity, type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
 import { parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
 import type { NatView } from '../network/nat.ts'
 import type { FramedPath } from '../path/index.ts'
+import type { Authorities } from '../policy/authorities.ts'
 import type { Bans } from '../policy/bans.ts'
 import type { Firewall } from '../policy/firewall.ts'
+import type { Identifier } from '../policy/identifier-policy.ts'
 import type { ConnectionLimits } from '../policy/peer-limits.ts'
+import type { Trust } from '../policy/trust.ts'
 import type {
   OneWayFailure,
   Protocol,
@@ -26,12 +29,15 @@ import type {
 import {
   type IncomingOptions,
   type IncomingStreams,
+  MemoryBudget,
   type Session,
   type Stream,
   TypedEventTarget,
 } from '../session/index.ts'
 import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan } from '../signaling/index.ts'
+import type { KnownTask, Routines, TaskQueue } from '../tasks/index.ts'
 import { Dialling } from './dialling.ts'
+import { Duties } from './duties.ts'
 import { type Delivery, Exchanges } from './exchanges.ts'
 import { Gate } from './gate.ts'
 import { Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
@@ -39,9 +45,14 @@ import { Introducer } from './introducer.ts'
 import { Listener } from './listener.ts'
 import { Memory } from './memory.ts'
 import type { ConnectOptions, PeerOptions, PeerRequestOptions } from './options.ts'
+import type { OrderOutcome } from './orders.ts'
 import { Reachability } from './reachability.ts'
 import { Relays } from './relays.ts'
 import { RendezvousLinks, type RendezvousLinksEvents, type RendezvousStatus } from './rendezvous-links.ts'
+import { Standing } from './standing.ts'
+
+/** Bytes for all sessions: sixteen transfers at 1 Gbit/s over 130 ms, both ends of them here. */
+const MEMORY_BYTES = 536_870_912
 
 /** ms for a dial from first to last, when the caller sets no signal of its own. */
 const CONNECT_MS = 30_000
@@ -83,6 +94,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly #handlers: Handlers
   readonly #exchanges: Exchanges
   readonly #memory: Memory
+  readonly #standing: Standing
+  readonly #duties: Duties
   readonly #loopbackRendezvous: boolean
   readonly #via: Via
   /** The networks around this machine may be asked: for peers, and for mappings at the router. */
@@ -98,14 +111,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   private constructor(
     identity: Identity,
     memory: Memory,
+    standing: Standing,
     options: PeerOptions,
     urls: readonly ReturnType<typeof parseServerUrl>[],
   ) {
     super()
     this.identity = identity
     this.#memory = memory
+    this.#standing = standing
+    standing.onChange(() => memory.touch())
     memory.addEventListener('error', ({ detail }) => this.emit('storeError', detail))
-    const { streams: maxStreams, ...limits } = options.limits ?? {}
+    const { streams: maxStreams, rate, memoryBytes = MEMORY_BYTES, ...limits } = options.limits ?? {}
     this.#gate = new Gate({ firewall: memory.firewall, bans: memory.bans, limits })
     this.#handlers = new Handlers({
       gate: this.#gate,
@@ -125,6 +141,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       links: () => this.#links.all,
       loopback: () => this.#loopback,
       reflectors: options.reflectors ?? [],
+      publicAddress: options.publicAddress,
       udp: options.udp !== false && this.#via !== 'relay' && this.#via !== 'tcp',
       portMapping: (options.portMapping ?? this.#near) && this.#via !== 'relay',
       observe: this.#via !== 'relay',
@@ -142,6 +159,9 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       onSession: (session, how) => this.#onSession(session, how),
       onTold: (peer, addresses) => memory.known.learn(peer, addresses, 'told'),
       maxStreams,
+      rate,
+      memory: new MemoryBudget(memoryBytes),
+      opening: this.#gate.opening,
       reconnectMs: options.reconnectMs,
       timing: options.timing,
       standbyRelay: options.standbyRelay ?? true,
@@ -175,6 +195,18 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       delayMs: () => (this.#links.media.length > 0 ? INTRODUCTION_DELAY_MS : 0),
     })
     this.#offerIntroductions(options)
+    this.#duties = new Duties(
+      {
+        ...{ identity, memory, standing, exchanges: this.#exchanges, handlers: this.#handlers },
+        sessions: () => this.#connector.peerSessions,
+        nodes: () => this.#nodes(urls),
+        rendezvous: urls.map(({ address, peer }) => `${address}#${peer}`),
+        candidates: () => this.candidates,
+        reach: (peer, how) => this.reach(peer, how),
+        closing: this.#closing.signal,
+      },
+      options,
+    )
     this.#dialling = new Dialling({
       connector: this.#connector,
       gate: this.#gate,
@@ -218,7 +250,16 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     const identity =
       options.identity ??
       (options.identityFile === undefined ? Identity.generate() : await loadOrCreateIdentity(options.identityFile))
-    const peer = new Peer(identity, await Memory.open(options.store, options.firewall), options, urls)
+    const { trust, bootstrap, naming } = options
+    const standing = new Standing({ trust, bootstrap, naming, nodes: urls.map(({ peer }) => peer) })
+    const memory = await Memory.open(options.store, standing.firewall(options.firewall), standing.sections)
+    let peer: Peer
+    try {
+      peer = new Peer(identity, memory, standing, options, urls)
+    } catch (error) {
+      await memory.close()
+      throw error
+    }
     try {
       // Who is to be reached through relays alone need not listen.
       for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
@@ -260,6 +301,31 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** The address book. */
   get known(): KnownPeers {
     return this.#memory.known
+  }
+
+  /** Whom this peer trusts of those that come to it; undefined unless it was made with `trust`. */
+  get trust(): Trust | undefined {
+    return this.#standing.trust
+  }
+
+  /** What this peer has to do on the network, for itself or an authority. */
+  get tasks(): TaskQueue {
+    return this.#duties.tasks
+  }
+
+  /** Named jobs that run again and again; those that are there by default are not started. */
+  get routines(): Routines {
+    return this.#duties.routines
+  }
+
+  /** Who may give this peer orders. */
+  get authorities(): Authorities {
+    return this.#standing.authorities
+  }
+
+  /** What this peer is called by people; its id is its key. */
+  get identifier(): Identifier {
+    return this.#standing.identifier
   }
 
   /** What the store held and could not be read: it was set aside, and began empty. */
@@ -491,6 +557,35 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return this.#exchanges.requestStream(to, protocol, body, options)
   }
 
+  /**
+   * Orders a peer to do a task, where this one is an authority of it; dials it first if need be.
+   * @throws PeerlineError `ERR_PEERLINE_DENIED` when it takes no orders of ours; as {@link connect} and `request`
+   */
+  async order(to: string, task: KnownTask, options: PeerRequestOptions = {}): Promise<OrderOutcome> {
+    return this.#duties.order(parsePeerId(to), task, options)
+  }
+
+  /**
+   * Asks the bootstrap nodes, which are the rendezvous, for peers that are listed there; the address book learns of them.
+   * @throws PeerlineError of the first node when none answers; `ERR_PEERLINE_OFFLINE` when none is reached
+   */
+  async findPeers(options: { signal?: AbortSignal; max?: number; capability?: string } = {}): Promise<PeerRecord[]> {
+    return this.#duties.bootstrap.find(options)
+  }
+
+  /**
+   * Has the bootstrap nodes list this peer: whoever asks learns its id and where it listens.
+   * @returns ms until it has to be done again @throws PeerlineError as {@link findPeers}
+   */
+  async listSelf(options: { signal?: AbortSignal; capabilities?: readonly string[] } = {}): Promise<number> {
+    return this.#duties.bootstrap.list(options)
+  }
+
+  #nodes(urls: readonly { readonly peer: PeerId }[]): Session[] {
+    const nodes = new Set(urls.map(({ peer }) => peer))
+    return this.sessions.filter(({ peer, state }) => nodes.has(peer) && state === 'open')
+  }
+
   // ---- answering ----
 
   /**
@@ -542,6 +637,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   #onSession(session: Session, { server, leave }: { server: boolean; leave: Leave | undefined }): void {
     if (server) return
     this.#gate.watch(session, leave)
+    if (!session.initiator) this.#duties.meet(session)
     session.keepAliveMs = { udp: this.#reachability.keepAliveMs }
     session.addEventListener('open', () => {
       this.known.connected(session.peer, { direction: session.initiator ? 'out' : 'in' })
@@ -564,6 +660,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
 
   async #close(options: { signal?: AbortSignal }): Promise<void> {
     this.#closing.abort(closedError())
+    this.#duties.close()
     this.firewall.close()
     this.#handlers.close()
     this.#stopWatching?.()

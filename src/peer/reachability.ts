@@ -4,7 +4,8 @@
  *     listeners ──────────────────────────────┐
  *     TCP port of the rendezvous connection ──┤
  *     UDP socket, seen by reflectors ─────────┼──> candidates, for offers, answers and rounds of punching
- *     mappings that the router was asked for ─┘
+ *     mappings that the router was asked for ─┤
+ *     public address, listeners' ports ───────┘   when the user names services that tell it
  *
  * - Nothing is asked while a dial waits: what others see is learned when a rendezvous is reached, and kept fresh.
  * - The UDP socket sends a request every 20 s, or more often where the NAT turns out to forget sooner; that holds its
@@ -24,6 +25,7 @@ import {
 import { KEEP_ALIVE_MS, measureMappingLife } from '../network/nat-lifetime.ts'
 import { resolveReflectors } from '../network/nat-reflectors.ts'
 import { PortMapper } from '../network/port-mapping.ts'
+import { PublicAddress, type PublicAddressSettings } from '../network/public-address.ts'
 import { reflectTcp, reflectUdp } from '../network/reflect.ts'
 import { UdpSocket } from '../network/udp-socket.ts'
 import type { Listener } from './listener.ts'
@@ -55,6 +57,8 @@ export interface ReachabilityOptions {
   readonly udp: boolean
   /** Ask the router to map our ports. */
   readonly portMapping: boolean
+  /** Services that tell our public address. @default none */
+  readonly publicAddress?: PublicAddressSettings | undefined
   /** Ask reflectors; false where nobody is told of what they see. */
   readonly observe: boolean
   /** The ways to us are others now. */
@@ -72,6 +76,7 @@ export class Reachability {
   #udpView: TransportView = UNKNOWN
   #tcpView: TransportView = UNKNOWN
   #mapper: PortMapper | undefined
+  readonly #public: PublicAddress | undefined
   #reflectors: readonly SocketAddress[] = []
   #lastTcpPort: number | undefined
   #observing: Promise<void> | undefined
@@ -88,6 +93,8 @@ export class Reachability {
 
   constructor(options: ReachabilityOptions) {
     this.#options = options
+    if (options.publicAddress === undefined || !options.observe) return
+    this.#public = new PublicAddress(options.publicAddress, { signal: this.#stop.signal })
   }
 
   /** Opens the UDP socket and asks the router for mappings. Never rejects: what is not to be had is left out. */
@@ -96,6 +103,7 @@ export class Reachability {
     if (udp) this.#udp = await this.#openUdp().catch(() => undefined)
     if (this.#stop.signal.aborted) return void this.#udp?.close()
     this.#keepOften()
+    void this.#lookUp()
     const listener = listeners().find(({ onLoopback }) => !onLoopback)
     if (!portMapping || listener === undefined) return
     this.#mapper = PortMapper.start({
@@ -158,6 +166,7 @@ export class Reachability {
       const kind = protocol === 'tcp' ? 'tcp' : 'udp-srflx'
       if (reachable) found.push({ kind, host: external.host, port: external.port })
     }
+    found.push(...this.#forwarded())
     const own = localAddresses({ loopback: false })
     if (this.#udp !== undefined) {
       const { port, loopbackOnly } = this.#udp
@@ -180,11 +189,30 @@ export class Reachability {
     })
   }
 
+  /** Where a router that forwards our ports as they are, by its owner's hand, has us listen; a mapping that it told is surer. */
+  #forwarded(): Candidate[] {
+    const mapped = this.portMappings.filter(({ protocol, reachable }) => protocol === 'tcp' && reachable)
+    const hosts = (this.#public?.addresses ?? []).filter(
+      (host) => !mapped.some(({ external }) => external.host === host),
+    )
+    const listeners = this.#options.listeners().filter(({ onLoopback }) => !onLoopback)
+    return hosts.flatMap((host) => listeners.map(({ port }): Candidate => ({ kind: 'tcp', host, port })))
+  }
+
   // ---- what others see ----
+
+  /** Asks for the public address, where somebody is named who tells it. Never rejects. */
+  async #lookUp(): Promise<void> {
+    if (this.#public === undefined) return
+    const before = this.#public.addresses.join()
+    await this.#public.refresh()
+    if (!this.#stop.signal.aborted && this.#public.addresses.join() !== before) this.#options.onChange()
+  }
 
   /** A rendezvous was reached: it has seen our TCP port, and knows reflectors. */
   onOnline(): Promise<void> {
     if (!this.#options.observe) return Promise.resolve()
+    void this.#lookUp()
     this.#observing ??= this.#observe().finally(() => {
       this.#observing = undefined
     })
@@ -356,6 +384,7 @@ export class Reachability {
     this.#looks = 0
     this.#observed = false
     this.#mapper?.retry()
+    this.#public?.forget()
     await this.onOnline()
   }
 

@@ -22,6 +22,16 @@ export { checkName, type RequestForm, splitForm } from './form.ts'
 export type { RequestContext, RequestHandler } from './handler-context.ts'
 export { type OneWayFailure, type SendOptions, send } from './one-way.ts'
 export type { PatienceLimits } from './patience.ts'
+export {
+  MAX_PEERS,
+  PEERS_PROTOCOL,
+  PeerExchange,
+  type PeerExchangeOptions,
+  type RequestPeersOptions,
+  registerRecord,
+  requestPeers,
+  type ToldPeers,
+} from './peer-exchange.ts'
 export { PING_PROTOCOL, ping, pingHandler, servePing } from './ping.ts'
 export { PIPE_PROTOCOL, pipeTo, type ServePipeOptions, servePipe } from './pipe.ts'
 export { Replies, type ReplyLimits } from './replies.ts'

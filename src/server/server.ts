@@ -123,6 +123,7 @@ export class Server {
       // As many as a large site behind one address may have, beside others.
       limits: { total: 50_000, establishedIn: 50_000, pendingIn: 4_096, perPrefix: 12_500 },
       reconnectMs: 0,
+      handOutPeers: true,
       ...(relay === undefined ? {} : { onCircuit: (path, circuit) => relay.onCircuit(path, circuit) }),
     })
     peer.handleStream(RENDEZVOUS_PROTOCOL, (stream, context) => rendezvous.serve(stream, context))
