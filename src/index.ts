@@ -3,6 +3,15 @@
  */
 
 export type { Via } from './connect/index.ts'
+export {
+  type Damage,
+  FileStore,
+  type KnownAddress,
+  type KnownPeer,
+  type KnownPeers,
+  type KnownPeersEvents,
+  type Store,
+} from './discovery/index.ts'
 export { type ErrorCode, isPeerlineError, PeerlineError } from './errors.ts'
 export {
   fromDidKey,
@@ -16,19 +25,29 @@ export {
   verifySignature,
 } from './identity/index.ts'
 export { loadIdentity, loadOrCreateIdentity, saveIdentity } from './identity/key-file.ts'
+export type { PublicAddressSettings } from './network/public-address.ts'
 export type { PathKind } from './path/index.ts'
 export {
+  type BootstrapSettings,
   type ConnectOptions,
+  type Delivery,
+  Memory,
+  type OrderOutcome,
   Peer,
   type PeerEvents,
+  type PeerLimits,
   type PeerOptions,
+  type PeerRequestOptions,
   type RendezvousStatus,
+  type SettingsHandler,
   type StreamContext,
   type StreamHandler,
+  VERIFY_PROTOCOL,
 } from './peer/index.ts'
-export type { Approver, ConnectionRequest, FirewallOptions } from './policy/firewall.ts'
+export * from './policy/index.ts'
 export * from './protocol/index.ts'
 export {
+  type ByteRate,
   Channel,
   type ChannelOptions,
   type ChannelPolicy,
@@ -43,6 +62,7 @@ export {
   type PathTiming,
   Session,
   type SessionEvents,
+  type SessionRate,
   Stream,
   StreamCode,
   toNodeDuplex,
@@ -51,3 +71,19 @@ export {
   type WatchOptions,
   watch,
 } from './session/index.ts'
+export type {
+  AddTaskOptions,
+  DeadLetter,
+  KnownTask,
+  OverlapPolicy,
+  RoutineOptions,
+  RoutineStatus,
+  Routines,
+  Setting,
+  Task,
+  TaskHandle,
+  TaskKind,
+  TaskOrigin,
+  TaskQueue,
+  TaskResult,
+} from './tasks/index.ts'

@@ -171,7 +171,8 @@ export class Gate {
   async decide(session: Session, stream: Stream, trimmed: Trimmed): Promise<Held> {
     const object = splitForm(stream.protocol).protocol
     const question: Question = { peer: session.peer, direction: 'in', object, ...trimmed }
-    return this.#through(question, leaving(stream), (decision) => this.#hold(session, stream, decision))
+    const settled = this.#firewall.settle(question)
+    return this.#through(question, leaving(stream), (decision) => this.#hold(session, stream, decision), settled)
   }
 
   /** Whether what was let through may go on, or begin only now. */
@@ -189,25 +190,28 @@ export class Gate {
   }
 
   /** Opens a stream of ours, where we may. @throws PeerlineError as {@link decide}, and of `open` */
-  readonly opening = async (session: Session, { protocol: name, signal, open }: Opening): Promise<Stream> => {
+  readonly opening = (session: Session, { protocol: name, signal, open }: Opening): Promise<Stream> => {
     const object = splitForm(name).protocol
     if (UNJUDGED.has(object)) return open()
     const question: Question = { peer: session.peer, direction: 'out', object }
-    return this.#through(question, signal, async (decision) => {
-      const stream = await open()
-      this.#hold(session, stream, decision)
-      // It may have waited for its turn.
-      if (!this.#firewall.stands(decision)) stream.reset(StreamCode.CANCELLED)
-      return stream
-    })
+    const begin = (decision: Decision) =>
+      open().then((stream) => {
+        this.#hold(session, stream, decision)
+        // It may have waited for its turn.
+        if (!this.#firewall.stands(decision)) stream.reset(StreamCode.CANCELLED)
+        return stream
+      })
+    const settled = this.#firewall.settle(question)
+    // As a rule: nothing is to be waited for.
+    return settled?.action === 'allow' ? begin(settled) : this.#through(question, signal, begin, settled)
   }
 
   async #through<T>(
     question: Question,
     signal: AbortSignal | undefined,
     begin: (decision: Decision) => T | Promise<T>,
+    settled: Decision | undefined,
   ): Promise<T> {
-    const settled = this.#firewall.settle(question)
     if (settled?.action === 'deny') throw refusal(settled)
     const decision = settled ?? (await this.#firewall.admit(question, signal === undefined ? {} : { signal }))
     if (settled === undefined && !this.#firewall.stands(decision)) throw refusal({ ...decision, action: 'deny' })

@@ -40,10 +40,7 @@ export class Memory extends TypedEventTarget<MemoryEvents> {
     for (const type of ['add', 'remove', 'change', 'load'] as const) known.addEventListener(type, touch)
     for (const type of ['ban', 'unban'] as const) bans.addEventListener(type, touch)
     this.firewall.addEventListener('change', touch)
-    // A rule that may be used so often has one use less.
-    this.firewall.addEventListener('decision', ({ detail: { rule } }) => {
-      if (rule?.uses !== undefined) touch()
-    })
+    this.firewall.addEventListener('spent', touch)
     this.#state.addEventListener('error', ({ detail }) => this.emit('error', detail))
   }
 

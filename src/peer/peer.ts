@@ -328,6 +328,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return this.#standing.identifier
   }
 
+  /** Resolves when what is remembered is saved. @throws PeerlineError of the store */
+  async saved(): Promise<void> {
+    await this.#memory.flush()
+  }
+
   /** What the store held and could not be read: it was set aside, and began empty. */
   get damages(): readonly Damage[] {
     return this.#memory.damages
@@ -453,19 +458,21 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    * goes out with the first path, a round trip earlier.
    */
   async reach(to: string, options: ConnectOptions = {}): Promise<Session> {
-    const id = parsePeerId(to)
-    if (id === this.id) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a peer cannot dial itself')
     if (this.#closing.signal.aborted) throw closedError()
     const { relay } = options
     const via = relay?.exclusive ? 'relay' : (options.via ?? this.#via)
-    const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
+    const any = via === this.#via && relay === undefined
+    // As a rule it is open: then there is nothing to be read, and nothing to be waited for.
+    const before = any ? this.#connector.find(to as PeerId) : undefined
+    if (before !== undefined) return before
+    const id = parsePeerId(to)
+    if (id === this.id) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a peer cannot dial itself')
     if (this.#via === 'relay' && via !== 'relay') {
       throw new PeerlineError('ERR_PEERLINE_INVALID', 'this peer was made to use relays alone')
     }
-    if (via === this.#via && relay === undefined) {
-      const open = this.#connector.find(id)
-      if (open !== undefined) return open
-    }
+    const open = any ? this.#connector.find(id) : undefined
+    if (open !== undefined) return open
+    const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
     try {
       return await this.#dialling.dial(id, { ...options, via, signal })
     } catch (error) {

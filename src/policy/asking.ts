@@ -31,12 +31,13 @@ export interface Asked {
 }
 
 /**
- * `true` or `false` to all; a list of them, one for each question; or a rule of the peer, which is set.
+ * `true` or `false` to all; `once`: yes to all, and nothing is remembered; a list of `true` and `false`, one for each
+ * question; or a rule of the peer, which is set.
  *
  * Where no rule said anything, a yes or no to all is remembered for whatever the peer wants in that direction, one of a
  * list for its object alone.
  */
-export type Answer = boolean | readonly boolean[] | Omit<RuleInput, 'subject'>
+export type Answer = boolean | 'once' | readonly boolean[] | Omit<RuleInput, 'subject'>
 
 /**
  * Asked what a peer may do. Rejecting, taking longer than the time-out, or answering anything else means no, and nothing
@@ -197,6 +198,8 @@ export class Asking {
     let verdict: (waiting: Waiting, shown: AskedQuestion) => Decision
     if (typeof value === 'boolean') {
       verdict = ({ question }) => conclude(question, value, 'anything')
+    } else if (value === 'once') {
+      verdict = ({ question }) => conclude(question, true, 'once')
     } else if (isListFor(call, value)) {
       const { questions } = call
       verdict = ({ question }, shown) => conclude(question, value[questions.indexOf(shown)] === true, 'object')

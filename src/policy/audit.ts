@@ -6,6 +6,7 @@
  */
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import type { Decision } from './decision.ts'
 
 /** One decision. */
 export interface AuditEntry {
@@ -39,10 +40,16 @@ const MAX_CAPACITY = 1_000_000
 /** Characters kept of an object: as long as a protocol name may be. */
 const MAX_OBJECT_CHARS = 128
 
+/** A decision as it is kept, where it holds nothing large: what it has in common with others is there once. */
+interface Noted {
+  readonly at: number
+  readonly decision: Decision
+}
+
 export class AuditLog {
   readonly #capacity: number
   readonly #sink: AuditSink | undefined
-  readonly #ring: AuditEntry[] = []
+  readonly #ring: (Noted | AuditEntry)[] = []
   /** Where the next entry goes once the ring is full: the place of the oldest. */
   #next = 0
   #lost = 0
@@ -62,7 +69,7 @@ export class AuditLog {
 
   /** Entries kept now, the oldest first. */
   get entries(): readonly AuditEntry[] {
-    return [...this.#ring.slice(this.#next), ...this.#ring.slice(0, this.#next)]
+    return [...this.#ring.slice(this.#next), ...this.#ring.slice(0, this.#next)].map(entryOf)
   }
 
   /** Calls of the sink that failed, at once or later. */
@@ -70,19 +77,37 @@ export class AuditLog {
     return this.#lost
   }
 
-  /** Writes a decision down; never throws. */
-  record(entry: AuditEntry): void {
-    const kept = Object.freeze({ ...entry, object: entry.object.slice(0, MAX_OBJECT_CHARS) })
-    if (this.#ring.length < this.#capacity) this.#ring.push(kept)
+  /** Writes down a decision, of so many ms since 1970; never throws. */
+  record(at: number, decision: Decision): void {
+    const { question, cause } = decision
+    const small = question.view === undefined && cause === undefined && question.object.length <= MAX_OBJECT_CHARS
+    const noted = small ? { at, decision } : entryOf({ at, decision })
+    if (this.#ring.length < this.#capacity) this.#ring.push(noted)
     else {
-      this.#ring[this.#next] = kept
+      this.#ring[this.#next] = noted
       this.#next = (this.#next + 1) % this.#capacity
     }
     if (this.#sink === undefined) return
     try {
-      void Promise.resolve(this.#sink(kept)).catch(() => this.#lost++)
+      void Promise.resolve(this.#sink(entryOf(noted))).catch(() => this.#lost++)
     } catch {
       this.#lost++
     }
   }
+}
+
+function entryOf(noted: Noted | AuditEntry): AuditEntry {
+  if (!('decision' in noted)) return noted
+  const { at, decision } = noted
+  const { question, action, reason, rule } = decision
+  const { peer, object, direction } = question
+  return Object.freeze({
+    at,
+    peer,
+    object: object.slice(0, MAX_OBJECT_CHARS),
+    direction,
+    action: action === 'allow' ? 'allow' : 'deny',
+    ...(rule === undefined ? {} : { rule: rule.id }),
+    reason,
+  })
 }

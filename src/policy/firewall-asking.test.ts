@@ -152,6 +152,26 @@ describe('asking', () => {
     expect(ask).toHaveBeenCalledTimes(1)
   })
 
+  test('once lets in all that was asked, and is not remembered', async () => {
+    const { firewall, calls, rules } = asking()
+    const before = rules()
+    const all = ['connection', '/a/1'].map((object) => firewall.admit(asks(object)))
+    await turn()
+    calls[0]!.answer('once')
+    const decisions = await Promise.all(all)
+    expect(decisions.map(({ reason }) => reason)).toEqual(['approved', 'approved'])
+    expect(rules()).toBe(before)
+    const stand = () => decisions.map((decision) => firewall.stands(decision))
+    expect(stand()).toEqual([true, true])
+    const again = outcome(firewall, asks('/a/1'))
+    await turn()
+    expect(calls.length).toBe(2)
+    calls[1]!.answer(false)
+    expect(await again).toBe('DENIED')
+    // That no is remembered, and ends what was let in.
+    expect(stand()).toEqual([false, false])
+  })
+
   test('a list of answers is remembered for each by itself', async () => {
     const { firewall, calls } = asking()
     const all = ['/a/1', '/b/1', '/a*b'].map((object) => outcome(firewall, asks(object)))

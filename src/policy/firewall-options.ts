@@ -58,8 +58,10 @@ export type FirewallEvents = {
   change: { readonly subjects: readonly Subject[]; readonly rule?: Rule }
   /** The owner is asked. */
   question: Asked
-  /** `admit` has decided. */
+  /** It was decided. */
   decision: Decision
+  /** A rule has one use less. */
+  spent: { readonly rule: Rule }
 }
 
 /** @internal The rules that the options are short for. */

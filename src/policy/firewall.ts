@@ -41,6 +41,7 @@ import {
   type Subject,
 } from './rule.ts'
 import { type Deciding, RuleBook } from './rule-book.ts'
+import { Settled } from './settled.ts'
 
 export type { Approver, ConnectionRequest, DefaultRule, FirewallEvents, FirewallOptions } from './firewall-options.ts'
 
@@ -54,6 +55,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
   /** The latest decisions of `admit`. */
   readonly audit: AuditLog
   readonly #book: RuleBook
+  readonly #settled = new Settled()
   readonly #asking: Asking | undefined
   /** Only connections are asked about: what an `Approver` understands. */
   readonly #asksConnections: boolean
@@ -234,6 +236,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
    * the owner for this time, goes on until other rules deny it.
    */
   stands(admitted: Decision): boolean {
+    if (this.#settled.has(admitted)) return true
     const { question, rule } = admitted
     const deciding = this.#book.deciding(question, this.#now(), rule?.uses === undefined ? undefined : rule)
     const { action, reason } = this.#judge(question, deciding, true)
@@ -245,7 +248,8 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
    * which `admit` does.
    */
   settle(question: Question): Decision | undefined {
-    const decision = this.#try(question, false)
+    const settled = this.#settled.get(question)
+    const decision = settled ?? this.#try(question, false)
     if (decision.action === 'ask') return undefined
     this.#tell(decision)
     return decision
@@ -334,6 +338,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
   close(): void {
     if (this.#closed) return
     this.#closed = true
+    this.#settled.clear()
     clearTimeout(this.#expiry?.timer)
     this.#asking?.close()
   }
@@ -365,13 +370,19 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
   #try(question: Question, asked: boolean): Decision {
     const deciding = this.#deciding(question)
     const decision = this.#judge(question, deciding, asked)
+    this.#settled.add(decision, deciding)
     if (decision.action === 'allow') {
       this.#book.takeRate(deciding, question.peer)
-      this.#book.takeUse(deciding)
+      this.#takeUse(deciding)
     } else if (decision.action === 'ask' && !asked) {
       this.#book.takeRate(deciding, question.peer)
     }
     return decision
+  }
+
+  #takeUse(deciding: Deciding): void {
+    this.#book.takeUse(deciding)
+    for (const { rule } of deciding) if (rule.uses !== undefined) this.emit('spent', { rule })
   }
 
   /** The owner has said yes or no to what, when it was asked, no rule decided. */
@@ -381,7 +392,7 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
     const { rule } = decision
     const said: Decision = { ...decision, action: yes ? 'allow' : 'deny', reason: yes ? 'approved' : 'refused' }
     if (rule !== undefined) {
-      if (yes) this.#book.takeUse(this.#deciding(question))
+      if (yes) this.#takeUse(this.#deciding(question))
       return said
     }
     // the rule that had it asked is gone or used up: the yes was for one time, under that rule
@@ -416,21 +427,12 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
   }
 
   #tell(decision: Decision): void {
-    const { question, action, reason, rule } = decision
-    const { peer, object, direction } = question
-    this.audit.record({
-      at: this.#now(),
-      peer,
-      object,
-      direction,
-      action: action === 'allow' ? 'allow' : 'deny',
-      ...(rule === undefined ? {} : { rule: rule.id }),
-      reason,
-    })
+    this.audit.record(this.#now(), decision)
     this.emit('decision', decision)
   }
 
   #changed(subjects: readonly Subject[], rule?: Rule): void {
+    this.#settled.clear()
     this.#armExpiry()
     this.#asking?.review()
     this.emit('change', { subjects, ...(rule === undefined ? {} : { rule }) })

@@ -233,12 +233,11 @@ export class Session extends TypedEventTarget<SessionEvents> {
     this.#checkUsable()
     const { signal } = options
     if (this.#opening === undefined) return this.#streams.open(protocol, signal)
-    return this.#opening({ protocol, signal, open: () => this.#open(protocol, signal) })
-  }
-
-  async #open(protocol: string, signal: AbortSignal | undefined): Promise<Stream> {
-    this.#checkUsable()
-    return this.#streams.open(protocol, signal)
+    const open = () => {
+      this.#checkUsable()
+      return this.#streams.open(protocol, signal)
+    }
+    return this.#opening({ protocol, signal, open })
   }
 
   /** Resolves when there is a path that works. @throws what ended the session, or what the signal says */
