@@ -66,7 +66,7 @@ export function exitCodeOf(error: unknown): number {
 
 /** For `peerline --help`. */
 export const EXIT_CODES_HELP = `Exit codes:
-    0  done; also serve, up and receive when they are stopped by SIGINT or SIGTERM
+    0  done; also serve, up, receive and log --follow when they are stopped by SIGINT or SIGTERM
     1  unexpected
     2  the command line is wrong
     3  the identity file cannot be used

@@ -3,9 +3,9 @@
  */
 import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { Peer, PeerOptions } from '../peer/index.ts'
+import type { Firewall } from '../policy/firewall.ts'
 import type { Session } from '../session/index.ts'
-import type { AllowOption, DialOption, PeerOption } from './options.ts'
-import type { Output } from './output.ts'
+import type { AskOption, DialOption, PeerOption } from './options.ts'
 import type { Running } from './run.ts'
 
 /** ms for a goodbye to everybody, within what a stopped command has. */
@@ -14,9 +14,6 @@ const CLOSE_MS = 1_500
 /** ms for a dial from first to last, as long as `Peer.reach` waits by itself. */
 const REACH_MS = 30_000
 
-/** Strangers that are named on standard error when they are refused; more are refused in silence. */
-const MAX_NAMED_STRANGERS = 100
-
 /** Makes the peer of a command that only dials. @throws PeerlineError `ERR_PEERLINE_INVALID`, … */
 export async function dialingPeer(options: PeerOption & DialOption): Promise<Peer> {
   checkWays(options)
@@ -24,28 +21,8 @@ export async function dialingPeer(options: PeerOption & DialOption): Promise<Pee
   return makePeer(options, { listed: false, portMapping: false })
 }
 
-/** Makes the peer of a command that others dial; it answers pings. */
-export async function answeringPeer(options: PeerOption & AllowOption, out: Output): Promise<Peer> {
-  const { allow = [] } = options
-  const named = new Set<string>()
-  const peer = await makePeer(options, {
-    firewall: {
-      allow: allow.includes('all') ? 'all' : allow,
-      approve: ({ from }) => {
-        if (!named.has(from) && named.size < MAX_NAMED_STRANGERS) {
-          named.add(from)
-          out.say(`refused ${from}; --allow ${from} would let it in`)
-        }
-        return false
-      },
-    },
-  })
-  const { PING_PROTOCOL, servePing } = await import('../protocol/index.ts')
-  peer.handleStream(PING_PROTOCOL, (stream, context) => servePing(stream, context))
-  return peer
-}
-
-async function makePeer(options: PeerOption, more: PeerOptions): Promise<Peer> {
+/** Makes a peer as options say. @throws PeerlineError as `Peer.create` */
+export async function makePeer(options: PeerOption, more: PeerOptions): Promise<Peer> {
   const { identity, rendezvous, listen, via, stun, lan, mapPorts, birthday } = options
   const { Peer } = await import('../peer/index.ts')
   return Peer.create({
@@ -66,7 +43,7 @@ async function makePeer(options: PeerOption, more: PeerOptions): Promise<Peer> {
  * Waits until an answering peer may be found, and says what people need to know: who it is, and who may come in.
  * Without a rendezvous that is at once.
  */
-export async function ready(peer: Peer, options: PeerOption & AllowOption, { signal, out }: Running): Promise<void> {
+export async function ready(peer: Peer, options: PeerOption & AskOption, { signal, out }: Running): Promise<void> {
   if ((options.rendezvous ?? []).length > 0) {
     await online(peer, signal)
     peer.addEventListener('offline', ({ detail: { rendezvous, error, retryMs } }) =>
@@ -77,9 +54,18 @@ export async function ready(peer: Peer, options: PeerOption & AllowOption, { sig
   out.event({ event: 'ready', peerId: peer.id })
   out.say(`this is ${peer.id}`)
   for (const address of peer.addresses) out.say(`listening on ${address}`)
-  if ((options.allow ?? []).length === 0) {
-    out.warn('peerline: nobody is let in: name peers with --allow PEER, or everybody with --allow all')
+  if (options.ask !== true && !letsSomebodyIn(peer.firewall)) {
+    out.warn('peerline: nobody is let in: `peerline allow PEER` lets a peer in; --allow PEER or all, for this time')
   }
+}
+
+function letsSomebodyIn(firewall: Firewall): boolean {
+  return firewall
+    .list()
+    .some(
+      ({ object, direction, action }) =>
+        direction !== 'out' && action !== 'deny' && /^(connection|anything)$/.test(object),
+    )
 }
 
 /** Resolves when a rendezvous has registered the peer. @throws PeerlineError why none did */
@@ -121,7 +107,7 @@ export async function reach(
     })
   } catch (error) {
     throw withRecovery(error, {
-      ERR_PEERLINE_DENIED: `Its owner can let this machine in with --allow ${peer.id}.`,
+      ERR_PEERLINE_DENIED: `Its owner can let this machine in: peerline allow ${peer.id}.`,
       ERR_PEERLINE_OFFLINE: 'Start it there with the same --rendezvous, or try later.',
       ERR_PEERLINE_NO_ADDRESS: 'Give --rendezvous or --address.',
     })

@@ -5,14 +5,19 @@
 import { readFileSync } from 'node:fs'
 import v8 from 'node:v8'
 import { Command, CommanderError } from 'commander'
+import { addRuleCommands } from './allow.ts'
+import { addBanCommands } from './ban.ts'
 import { addDemoCommand } from './demo.ts'
 import { addDoctorCommand } from './doctor.ts'
 import { EXIT, EXIT_CODES_HELP } from './exit-codes.ts'
 import { addIdCommand } from './id.ts'
+import { addLogCommand } from './log.ts'
 import { printable } from './output.ts'
+import { addPeersCommand } from './peers.ts'
 import { addPingCommand } from './ping.ts'
 import { addPipeCommand } from './pipe.ts'
 import { addReceiveCommand } from './receive.ts'
+import { addRulesCommand } from './rules.ts'
 import { fail } from './run.ts'
 import { addSendCommand } from './send.ts'
 import { addServeCommand } from './serve.ts'
@@ -36,6 +41,7 @@ const EXAMPLES_HELP = `Examples:
   peerline serve                                                   a server; prints its URL
   peerline receive --rendezvous URL --allow PEER                   on one machine
   peerline send FILE PEER --rendezvous URL                         on another
+  peerline allow PEER --for 1h                                     also while receive or up runs
   peerline doctor --rendezvous URL                                 what does this network let through?`
 
 function readVersion(): string {
@@ -58,6 +64,11 @@ function makeProgram(): Command {
   addSendCommand(program)
   addReceiveCommand(program)
   addPipeCommand(program)
+  addRuleCommands(program)
+  addBanCommands(program)
+  addRulesCommand(program)
+  addPeersCommand(program)
+  addLogCommand(program)
   addDoctorCommand(program)
   addDemoCommand(program)
   return program

@@ -33,6 +33,10 @@ export interface AllowOption {
   readonly allow?: readonly string[]
 }
 
+export interface AskOption {
+  readonly ask?: boolean
+}
+
 /** How another peer is dialled. */
 export interface DialOption {
   readonly address?: readonly string[]
@@ -101,7 +105,7 @@ export function addPeer(command: Command): Command {
 
 export function addAllow(command: Command): Command {
   return command.addOption(
-    new Option('--allow <peer>', 'let this peer in, or "all"; may be repeated (default: nobody)')
+    new Option('--allow <peer>', 'let this peer in this time, or "all"; may be repeated (default: whom rules let in)')
       .env('PEERLINE_ALLOW')
       .argParser(collect),
   )
@@ -144,4 +148,19 @@ export function byteCount(text: string): number {
     throw new InvalidArgumentError('It must be a number of bytes, such as 500k, 32M or 32MiB.')
   }
   return bytes
+}
+
+const MS_OF: Readonly<Record<string, number>> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000, w: 604_800_000 }
+
+/** ms, ten years: longer is for good. */
+const MAX_DURATION_MS = 3_650 * 86_400_000
+
+/** A time in ms: `90s`, `15m`, `1h`, `7d`, `2w`, or several of these in a row, `1h30m`. */
+export function duration(text: string): number {
+  const parts = /^(?:\d{1,9}[smhdw])+$/.test(text) ? [...text.matchAll(/(\d+)(.)/g)] : []
+  const ms = parts.reduce((sum, [, count, unit]) => sum + Number(count) * MS_OF[unit!]!, 0)
+  if (!(ms > 0 && ms <= MAX_DURATION_MS)) {
+    throw new InvalidArgumentError('It must be a time such as 90s, 15m, 1h, 1h30m, 7d or 2w, of ten years at most.')
+  }
+  return ms
 }

@@ -119,3 +119,24 @@ export function formatMs(ms: number): string {
   if (ms < 10) return `${ms.toFixed(2)} ms`
   return ms < 1000 ? `${ms.toFixed(0)} ms` : `${(ms / 1000).toFixed(2)} s`
 }
+
+const SPANS = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['min', 60_000],
+  ['s', 1_000],
+] as const
+
+/** A time for people, in its two largest units: `1 h 30 min`, `7 d`, `0 s`. */
+export function formatSpan(ms: number): string {
+  const largest = SPANS.findIndex(([, size]) => size <= ms)
+  if (largest < 0) return '0 s'
+  const [, finest] = SPANS[Math.min(largest + 1, SPANS.length - 1)]!
+  let rest = Math.round(ms / finest) * finest
+  const parts = SPANS.flatMap(([unit, size]) => {
+    const count = Math.floor(rest / size)
+    rest -= count * size
+    return count === 0 ? [] : [`${count} ${unit}`]
+  })
+  return parts.join(' ')
+}

@@ -4,7 +4,7 @@
 import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
 import type { Stream } from '../session/index.ts'
-import { answeringPeer, closePeer, dialingPeer, reach, readPeerId, ready, withRecovery } from './local-peer.ts'
+import { closePeer, dialingPeer, reach, readPeerId, ready, withRecovery } from './local-peer.ts'
 import { type AllowOption, addAllow, addDial, addPeer, type DialOption, type PeerOption } from './options.ts'
 import { type Running, run, stopping } from './run.ts'
 import { tellOfGaps } from './session-news.ts'
@@ -65,7 +65,9 @@ async function receive(options: PipeOptions, running: Running): Promise<void> {
   const { out, signal } = running
   const { PIPE_PROTOCOL, servePipe } = await import('../protocol/index.ts')
   const { StreamCode } = await import('../session/index.ts')
-  const peer = await answeringPeer(options, out)
+  const { answeringPeer } = await import('./answering.ts')
+  const answering = await answeringPeer(options, running)
+  const { peer } = answering
   let taken = false
   let tell: (done: Promise<unknown>) => void = () => {}
   const done = new Promise<unknown>((resolve) => {
@@ -83,6 +85,6 @@ async function receive(options: PipeOptions, running: Running): Promise<void> {
     await ready(peer, options, running)
     await Promise.race([done, stopping(signal)])
   } finally {
-    await closePeer(peer)
+    await answering.close()
   }
 }

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { PeerlineError } from '../errors.ts'
-import { byteCount } from './options.ts'
-import { failureLine, formatBytes, formatSeconds, printable } from './output.ts'
+import { byteCount, duration } from './options.ts'
+import { failureLine, formatBytes, formatSeconds, formatSpan, printable } from './output.ts'
 import { progressLine, RateMeter } from './progress.ts'
 
 test('the rate is that of the last seconds, and what was there before does not count', () => {
@@ -46,6 +46,20 @@ test('byte counts are read in units of 1000 and 1024', () => {
   expect(['1', '500k', '32M', '1.5G', '32MiB', '2KB'].map(byteCount)).toEqual([1, 5e5, 32e6, 1.5e9, 32 * 2 ** 20, 2000])
   for (const bad of ['', '0', '-1', '1T', 'M', '1e3', '9'.repeat(30)])
     expect(() => byteCount(bad)).toThrow(/number of bytes/)
+})
+
+test('times are read in units, one or several', () => {
+  expect(['90s', '15m', '1h', '7d', '2w', '1h30m', '1d1s'].map(duration)).toEqual([
+    90e3, 900e3, 3600e3, 604800e3, 1209600e3, 5400e3, 86401e3,
+  ])
+  for (const bad of ['', '0s', '5', '1y', '1.5h', '-1h', '1h ', 'h', '3651d', '9999999999s'])
+    expect(() => duration(bad)).toThrow(/such as 90s/)
+})
+
+test('times are told in their two largest units', () => {
+  expect(
+    [0, 400, 999, 1_000, 59_600, 3_599_600, 5_400_000, 90_000_000, 86_399_999, 640_800_000].map(formatSpan),
+  ).toEqual(['0 s', '0 s', '0 s', '1 s', '1 min', '1 h', '1 h 30 min', '1 d 1 h', '1 d', '7 d 10 h'])
 })
 
 test('what remotes say cannot steer a terminal, and a failure is one line', () => {

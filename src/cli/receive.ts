@@ -7,7 +7,7 @@ import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
 import type { StreamContext, StreamHandler } from '../peer/index.ts'
 import { EXIT, exitCodeOf } from './exit-codes.ts'
-import { answeringPeer, closePeer, ready } from './local-peer.ts'
+import { ready } from './local-peer.ts'
 import { type AllowOption, addAllow, addJson, addPeer, type JsonOption, type PeerOption } from './options.ts'
 import { formatBytes, formatMs, type Output } from './output.ts'
 import { Progress } from './progress.ts'
@@ -40,7 +40,9 @@ A file never replaces another: it gets a number. A transfer that was cut off goe
       const { out, signal } = running
       await checkDirectory(options.dir)
       const { FILE_PROTOCOL, receiveFile } = await import('../protocol/index.ts')
-      const peer = await answeringPeer(options, out)
+      const { answeringPeer } = await import('./answering.ts')
+      const answering = await answeringPeer(options, running)
+      const { peer } = answering
       let finish: (error: unknown) => void = () => {}
       const finished = new Promise<void>((resolve, reject) => {
         finish = (error) => (error === undefined ? resolve() : reject(error))
@@ -58,7 +60,7 @@ A file never replaces another: it gets a number. A transfer that was cut off goe
         await ready(peer, options, running)
         await Promise.race([finished, stopping(signal)])
       } finally {
-        await closePeer(peer)
+        await answering.close()
       }
       return undefined
     }),

@@ -28,7 +28,10 @@ async function freePort(): Promise<number> {
   }
 }
 
-const COMMANDS = ['id', 'serve', 'up', 'ping', 'send', 'receive', 'pipe', 'doctor', 'demo']
+const COMMANDS = [
+  ...['id', 'serve', 'up', 'ping', 'send', 'receive', 'pipe'],
+  ...['allow', 'deny', 'ban', 'unban', 'rules', 'peers', 'log', 'doctor', 'demo'],
+]
 
 test('the version is that of the package', async () => {
   const world = await World.make()

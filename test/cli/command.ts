@@ -29,8 +29,8 @@ export class Running {
   #ended = false
   readonly #watchers = new Set<() => void>()
 
-  constructor(args: readonly string[], env: NodeJS.ProcessEnv) {
-    this.child = spawn(process.execPath, [MAIN, ...args], { env, stdio: ['pipe', 'pipe', 'pipe'] })
+  constructor(args: readonly string[], env: NodeJS.ProcessEnv, program = process.execPath) {
+    this.child = spawn(program, args, { env, stdio: ['pipe', 'pipe', 'pipe'] })
     this.child.stdin!.on('error', () => {})
     this.child.stdout!.on('data', (chunk: Buffer) => {
       this.#stdout.push(chunk)
@@ -84,6 +84,11 @@ export class Running {
     return this.#until(() => pattern.exec(this.#stderr) ?? undefined)
   }
 
+  /** The first match in what was printed on standard output. */
+  printed(pattern: RegExp): Promise<RegExpExecArray> {
+    return this.#until(() => pattern.exec(this.stdout) ?? undefined)
+  }
+
   #wake(): void {
     for (const watch of [...this.#watchers]) watch()
   }
@@ -132,7 +137,20 @@ export class World {
 
   /** Starts a command as `who` (a key file of that name); it is killed with the test. */
   start(who: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): Running {
-    const running = new Running(args, { ...this.env, PEERLINE_IDENTITY: this.file(`${who}.key`), ...env })
+    return this.#started(new Running([MAIN, ...args], this.#envOf(who, env)))
+  }
+
+  /** As `start`, in a terminal: all that is printed comes on standard output. Needs `script` of util-linux. */
+  startInTerminal(who: string, args: readonly string[]): Running {
+    const line = [process.execPath, MAIN, ...args].map((word) => `'${word}'`).join(' ')
+    return this.#started(new Running(['-qfec', line, '/dev/null'], this.#envOf(who, {}), 'script'))
+  }
+
+  #envOf(who: string, env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
+    return { ...this.env, PEERLINE_IDENTITY: this.file(`${who}.key`), ...env }
+  }
+
+  #started(running: Running): Running {
     onTestFinished(async () => {
       running.child.kill('SIGKILL')
       await running.exit

@@ -38,6 +38,18 @@ describe('the command line', () => {
     [['serve', '--tls-cert', 'x'], /belong together/],
     [['serve', '--listen', 'nonsense:port'], /port is not a number/],
     [['up', '--allow', 'somebody'], /peer id/],
+    [['up', '--ask'], /needs a terminal/],
+    [['allow'], /name either a peer/],
+    [['deny', 'everyone', '--group', 'friends'], /name either a peer/],
+    [['allow', 'somebody'], /peer id/],
+    [['allow', 'everyone', '--for', 'ever'], /such as 90s/],
+    [['allow', 'everyone', '--protocol', '/*/x'], /at the end/],
+    [['allow', '--group', 'two words'], /cannot name a group/],
+    [['ban', 'somebody'], /no peer id, IP address or prefix/],
+    [['ban', '192.0.2.1', '--why', 'two\nlines'], /a line of at most/],
+    [['peers', 'add', 'somebody'], /peer id/],
+    [['rules', 'frobnicate'], /too many arguments|unknown command/],
+    [['log', '-n', 'all'], /whole number/],
     [['up', '--rendezvous', 'http://x'], /not a server URL/],
     [['up', '--rendezvous', 'ws://127.0.0.1:1'], /lacks the peer id/],
   ])('%j', async (args, message) => {
@@ -149,7 +161,7 @@ describe('the peer', () => {
     const up = await world.ready('b', ['up'])
     await up.said(/nobody is let in/)
     const ping = await world.run('a', ['ping', up.peerId, '--json'])
-    await expectFailure(ping, EXIT.DENIED, new RegExp(`--allow ${await world.id('a')}\\.`))
+    await expectFailure(ping, EXIT.DENIED, new RegExp(`peerline allow ${await world.id('a')}\\.`))
   })
 
   test('that takes no files', async () => {

@@ -129,7 +129,7 @@ describe('send and receive', () => {
     expect(await send.code()).toBe(EXIT.DENIED)
     expect(send.stdout).toBe('')
     const me = await world.id('a')
-    expect(send.stderr).toMatch(new RegExp(`^peerline: .*--allow ${me}\\.\n$`))
+    expect(send.stderr).toMatch(new RegExp(`^peerline: .*peerline allow ${me}\\.\n$`))
     await receive.said(new RegExp(`refused ${me}`))
     expect(await readdir(world.file('in'))).toEqual([])
   })
