@@ -19,9 +19,11 @@ export { loadIdentity, loadOrCreateIdentity, saveIdentity } from './identity/key
 export type { PathKind } from './path/index.ts'
 export {
   type ConnectOptions,
+  type HandleOptions,
   Peer,
   type PeerEvents,
   type PeerOptions,
+  type PeerRequestOptions,
   type RendezvousStatus,
   type StreamContext,
   type StreamHandler,
