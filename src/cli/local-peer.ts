@@ -3,6 +3,7 @@
  */
 import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { Peer, PeerOptions } from '../peer/index.ts'
+import type { EarlyAsk } from '../protocol/early.ts'
 import type { Session } from '../session/index.ts'
 import type { AllowOption, DialOption, PeerOption } from './options.ts'
 import type { Output } from './output.ts'
@@ -40,8 +41,8 @@ export async function answeringPeer(options: PeerOption & AllowOption, out: Outp
       },
     },
   })
-  const { PING_PROTOCOL, servePing } = await import('../protocol/index.ts')
-  peer.handleStream(PING_PROTOCOL, (stream, context) => servePing(stream, context))
+  const { PING, pingHandler } = await import('../protocol/index.ts')
+  peer.handle(PING, pingHandler)
   return peer
 }
 
@@ -103,11 +104,11 @@ function checkWays({ via, relay, exclusive = false }: PeerOption & DialOption): 
   }
 }
 
-/** Dials a peer; the session may be used at once, though no path is proven yet. */
+/** Dials a peer; the session may be used at once, though no path is proven yet. `early` rides along, where it can. */
 export async function reach(
   peer: Peer,
   to: string,
-  options: PeerOption & DialOption,
+  options: PeerOption & DialOption & { readonly early?: EarlyAsk },
   signal: AbortSignal,
 ): Promise<Session> {
   const { address = [], relay, exclusive = false, rendezvous = [] } = options
@@ -116,6 +117,7 @@ export async function reach(
   try {
     return await peer.reach(to, {
       addresses: address,
+      early: options.early,
       ...(relay === undefined ? {} : { relay: { url: relay, exclusive } }),
       signal: limited,
     })
