@@ -5,6 +5,7 @@
  *   start    { rendezvous, options?, online? } -> { id, ms }    `online: false` does not wait for a rendezvous
  *   settled  {}                            -> once it knows its NAT: { nat, candidates }
  *   dial     { to, via?, directMs, ticks? } -> { firstByteMs, first, directMs, path, paths, why, stallMs }
+ *   request  { to, early }                 -> { ms, openMs }    of a cold dial: to the answer, and to the session's first path
  *   bulk     { to, ms, via? }              -> { mbPerSecond, late, paths }    what arrived there, and in the last second
  *   forget   {}                            -> every session with a peer is over
  */
@@ -14,6 +15,7 @@ import { serve } from './agent.js'
 
 const ECHO = '/lab/echo/1'
 const SINK = '/lab/sink/1'
+const ASK = '/lab/ask/1'
 
 /** ms between two ticks of a running stream, whose longest gap is the stall. */
 const TICK_MS = 5
@@ -39,6 +41,7 @@ serve({
       for await (const chunk of stream) await stream.write(chunk)
       await stream.end()
     })
+    peer.handle(ASK, (body) => body, { replaySafe: true })
     peer.handleStream(SINK, async (stream) => {
       // Tells every 100 ms how much has come since the first byte.
       let bytes = 0
@@ -135,6 +138,14 @@ serve({
       why: session.why(),
       stallMs: ticks ? stallMs : null,
     }
+  },
+
+  async request({ to, early }) {
+    const started = performance.now()
+    await peer.request(to, ASK, Uint8Array.of(1), { replaySafe: early })
+    const ms = performance.now() - started
+    await peer.connect(to)
+    return { ms, openMs: performance.now() - started }
   },
 
   async bulk({ to, ms, via, warmMs = 1_500 }) {

@@ -31,6 +31,7 @@ export {
   type BootstrapSettings,
   type ConnectOptions,
   type Delivery,
+  type HandleOptions,
   Memory,
   type OrderOutcome,
   Peer,

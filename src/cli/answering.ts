@@ -69,8 +69,8 @@ export async function answeringPeer(
     await held?.close()
     throw error
   }
-  const { PING_PROTOCOL, servePing } = await import('../protocol/index.ts')
-  peer.handleStream(PING_PROTOCOL, (stream, context) => servePing(stream, context))
+  const { PING, pingHandler } = await import('../protocol/index.ts')
+  peer.handle(PING, pingHandler)
   if (held === undefined) out.warn(`peerline: ${unheld}`)
   tellOfState(peer, options, out)
   if (asker === undefined) tellOfStrangers(peer, held === undefined ? '--allow' : 'peerline allow', out)

@@ -4,6 +4,7 @@
 import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { Peer, PeerOptions } from '../peer/index.ts'
 import type { Firewall } from '../policy/firewall.ts'
+import type { EarlyAsk } from '../protocol/early.ts'
 import type { Session } from '../session/index.ts'
 import type { AskOption, DialOption, PeerOption } from './options.ts'
 import type { Running } from './run.ts'
@@ -89,11 +90,11 @@ function checkWays({ via, relay, exclusive = false }: PeerOption & DialOption): 
   }
 }
 
-/** Dials a peer; the session may be used at once, though no path is proven yet. */
+/** Dials a peer; the session may be used at once, though no path is proven yet. `early` rides along, where it can. */
 export async function reach(
   peer: Peer,
   to: string,
-  options: PeerOption & DialOption,
+  options: PeerOption & DialOption & { readonly early?: EarlyAsk },
   signal: AbortSignal,
 ): Promise<Session> {
   const { address = [], relay, exclusive = false, rendezvous = [] } = options
@@ -102,6 +103,7 @@ export async function reach(
   try {
     return await peer.reach(to, {
       addresses: address,
+      early: options.early,
       ...(relay === undefined ? {} : { relay: { url: relay, exclusive } }),
       signal: limited,
     })

@@ -1,12 +1,14 @@
 /**
  * `peerline ping`: how fast a peer answers, and by which path.
  *
- * The first ping goes out with the first path, so its answer is the first byte that anybody could have. Times count from
- * the dial; only `onlineMs` counts from the start of the process.
+ * The first ping rides in the offer, and its answer in the answer to that; where the other side gives none, it goes out
+ * with the first path. So its answer is the first byte that anybody could have. Times count from the dial; only `onlineMs`
+ * counts from the start of the process.
  */
 import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
 import type { PathKind } from '../path/index.ts'
+import type { EarlyPing } from '../protocol/ping.ts'
 import type { Session } from '../session/index.ts'
 import { EXIT } from './exit-codes.ts'
 import { closePeer, dialingPeer, online, reach, readPeerId, withRecovery } from './local-peer.ts'
@@ -72,9 +74,11 @@ The exit code is 0 only if every ping was answered.
           if (session.peer === id) follow(session, { times, dialledAt: () => dialledAt, out, over: over.signal })
         })
         if (options.address === undefined && options.rendezvous !== undefined) await online(peer, signal)
+        const { EarlyPing } = await import('../protocol/ping.ts')
+        const early = new EarlyPing()
         dialledAt = performance.now()
-        const session = await reach(peer, id, options, signal)
-        const { sent, received, error } = await pingAll(session, { ...options, times, dialledAt, out, signal })
+        const session = await reach(peer, id, { ...options, early }, signal)
+        const { sent, received, error } = await pingAll(session, { ...options, early, times, dialledAt, out, signal })
         over.abort()
         out.event({
           event: 'summary',
@@ -114,28 +118,49 @@ function follow(
   tellOfPaths(session, out, { signal: over, onPath: ({ to }) => ` after ${formatMs(use(to))}` })
 }
 
-/** Sends the pings, one after the other. `error`: what made it give up. */
+/** Sends the pings, one after the other; the first may be answered already. `error`: what made it give up. */
 async function pingAll(
   session: Session,
-  options: { count: number; interval: number; times: Times; dialledAt: number; out: Output; signal: AbortSignal },
+  options: {
+    count: number
+    interval: number
+    early: EarlyPing
+    times: Times
+    dialledAt: number
+    out: Output
+    signal: AbortSignal
+  },
 ): Promise<{ sent: number; received: number; error: unknown }> {
   const { ping } = await import('../protocol/index.ts')
-  const { count, interval, times, dialledAt, out, signal } = options
+  const { count, interval, early, times, dialledAt, out, signal } = options
   let received = 0
+  const sinceDial = () => roundMs(performance.now() - dialledAt)
+  const tell = (seq: number, rttMs: number | null, path: PathKind | null) => {
+    if (rttMs !== null) received++
+    out.event({ seq, rttMs, path })
+    const how = path === null ? 'with the dial' : `by ${path}`
+    out.say(rttMs === null ? `ping ${seq}: no answer` : `ping ${seq}: ${formatMs(rttMs)} ${how}`)
+  }
   for (let seq = 1; seq <= count; seq++) {
     const due = performance.now() + interval
-    let rttMs: number | null = null
+    const path = () => session.path ?? times.paths.at(-1)?.path ?? null
     try {
-      rttMs = roundMs(await ping(session, { signal, timeoutMs: ANSWER_MS }))
-      times.firstByteMs ??= roundMs(performance.now() - dialledAt)
-      received++
+      if (seq === 1 && early.echoed) {
+        times.firstByteMs = sinceDial()
+        tell(seq, times.firstByteMs, null)
+        // What it is for is the session: whether there is one shows now.
+        await session.opened({ signal: AbortSignal.any([signal, AbortSignal.timeout(ANSWER_MS)]) })
+      } else {
+        const rttMs = roundMs(await ping(session, { signal, timeoutMs: ANSWER_MS }))
+        times.firstByteMs ??= sinceDial()
+        tell(seq, rttMs, path())
+      }
     } catch (error) {
       if (signal.aborted) return { sent: seq, received, error: undefined }
       if (!LOST.has((error as PeerlineError).code)) return { sent: seq, received, error }
+      // An early one was answered, though its session is not open yet.
+      if (received < seq) tell(seq, null, path())
     }
-    const path = session.path ?? times.paths.at(-1)?.path ?? null
-    out.event({ seq, rttMs, path })
-    out.say(rttMs === null ? `ping ${seq}: no answer` : `ping ${seq}: ${formatMs(rttMs)} by ${path}`)
     if (seq < count) await pause(due - performance.now(), signal)
     if (signal.aborted) return { sent: seq, received, error: undefined }
   }

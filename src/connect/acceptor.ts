@@ -172,8 +172,12 @@ export class Acceptor {
   async #onOffer(path: Path, message: Uint8Array, counted: Counted): Promise<Session | undefined> {
     const { identity, replay, admit, tellRefusals, newSession } = this.#options
     const offer = openOffer(identity, message, { replay })
+    const refuse = (cause: unknown) => {
+      const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
+      return tellRefusals ? offer.refuse(error.code, error.message) : undefined
+    }
     if (offer.body.length > 0) {
-      const answer = await this.#options.resume(offer)
+      const answer = await this.#options.resume(offer).catch(refuse)
       if (answer !== undefined) path.send([answer])
       path.close()
       return undefined
@@ -182,8 +186,8 @@ export class Acceptor {
     try {
       leave = await admit(offer.from, counted)
     } catch (cause) {
-      const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
-      if (tellRefusals) path.send([offer.refuse(error.code, error.message)])
+      const refusal = refuse(cause)
+      if (refusal !== undefined) path.send([refusal])
       path.close()
       return undefined
     }

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 
-/** Answers remembered: each about 500 bytes. */
+/** Answers remembered: each about 500 bytes, and as much again with the answer to an early request. */
 const MAX_ANSWERS = 1_024
 
 /** ms that they are: as long as offers are resent. */

@@ -69,6 +69,11 @@ export class Bonds {
     return ending === undefined || performance.now() - ending.at >= ENDED_MS ? undefined : ending
   }
 
+  /** True for a peer that we have a session with, or had lately. */
+  knows(peer: PeerId): boolean {
+    return this.#byPeer.has(peer) || [...this.#ended.values()].some((ending) => ending.peer === peer)
+  }
+
   /** Sessions with a peer, those with servers that we dialled as such left out; the oldest first. */
   of(peer: PeerId): Session[] {
     return [...(this.#byPeer.get(peer) ?? [])]

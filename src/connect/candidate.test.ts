@@ -11,11 +11,13 @@ import {
   MAX_BODY_BYTES,
   MAX_CANDIDATES,
   MAX_CIRCUITS,
+  MAX_EARLY_BYTES,
   mayDial,
 } from './candidate.ts'
 import { MAX_URL_LENGTH } from './url.ts'
 
 const PROTOCOL = expect.objectContaining({ code: 'ERR_PEERLINE_PROTOCOL' })
+const BODY = Uint8Array.of(1, 2, 3)
 const TOKEN = new Uint8Array(CIRCUIT_BYTES).fill(5)
 
 const mapping = fc.constantFrom('unknown', 'none', 'endpoint-independent', 'sequential', 'random')
@@ -42,6 +44,11 @@ const body = fc.record(
     rendezvousRttMs: fc.integer({ min: 0, max: 2_000 }),
     webrtc: fc.uint8Array({ maxLength: 1_000 }),
     punch: fc.record({ round: fc.integer({ min: 0, max: 65_535 }), phase: fc.constantFrom('ask', 'ready', 'go') }),
+    early: fc.record({
+      protocol: fc.string({ minLength: 1, maxLength: 128 }),
+      body: fc.uint8Array({ maxLength: 200 }),
+    }),
+    earlyAnswer: fc.uint8Array({ maxLength: 200 }),
   },
   { requiredKeys: ['candidates', 'circuits'] },
 )
@@ -65,6 +72,13 @@ function checkHostile(bytes: Uint8Array): ConnectionBody | undefined {
     expect(relay.length).toBeLessThanOrEqual(MAX_URL_LENGTH)
     expect(token.length).toBe(CIRCUIT_BYTES)
   }
+  const { early, earlyAnswer } = decoded
+  if (early !== undefined) {
+    expect(early.protocol.length).toBeGreaterThan(0)
+    expect(early.protocol.length).toBeLessThanOrEqual(128)
+    expect(early.body.length).toBeLessThanOrEqual(MAX_EARLY_BYTES)
+  }
+  expect(earlyAnswer?.length ?? 0).toBeLessThanOrEqual(MAX_EARLY_BYTES + 1)
   return decoded
 }
 
@@ -99,6 +113,41 @@ describe('a connection body', () => {
     expect(candidates[0]).toEqual(many[0])
   })
 
+  test('takes an early request, and what answers it, of 512 bytes; larger ones are left out', () => {
+    const early = { protocol: '/a/1', body: new Uint8Array(MAX_EARLY_BYTES) }
+    const earlyAnswer = new Uint8Array(MAX_EARLY_BYTES + 1)
+    expect(decodeBody(encodeBody({ early, earlyAnswer }))).toMatchObject({ early, earlyAnswer })
+    const larger = new Uint8Array(MAX_EARLY_BYTES + 2)
+    for (const refused of [
+      { protocol: '/a/1', body: larger },
+      { protocol: '', body: BODY },
+      { protocol: 'a'.repeat(129), body: BODY },
+    ]) {
+      expect(encodeBody({ hidden: true, early: refused, earlyAnswer: larger })).toEqual(encodeBody({ hidden: true }))
+    }
+  })
+
+  test('leaves the early ones out first when it is too large', () => {
+    const early = { protocol: '/a/1', body: new Uint8Array(MAX_EARLY_BYTES) }
+    const rest = encodeBody({ webrtc: new Uint8Array(400) })
+    const all = { webrtc: new Uint8Array(400), early, earlyAnswer: early.body }
+    expect(encodeBody(all, { maxBytes: 1_024 })).toEqual(rest)
+    expect(encodeBody({ ...all, early: undefined }, { maxBytes: 1_024 }).length).toBe(rest.length + 2 + 3 + 512)
+    const many = Array.from({ length: MAX_CANDIDATES }, (_, at) => {
+      return { kind: 'udp-srflx' as const, host: 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff', port: 60_000 + at }
+    })
+    const full = { candidates: many, webrtc: new Uint8Array(2_048) }
+    expect(encodeBody({ ...full, early, earlyAnswer: early.body })).toEqual(encodeBody(full))
+    expect(encodeBody(full).length).toBeLessThanOrEqual(MAX_BODY_BYTES)
+  })
+
+  test('keeps its own memory of early ones, too', () => {
+    const bytes = encodeBody({ early: { protocol: '/a/1', body: BODY }, earlyAnswer: BODY })
+    const { early, earlyAnswer } = decodeBody(bytes)
+    bytes.fill(0)
+    expect([early?.body, earlyAnswer]).toEqual([BODY, BODY])
+  })
+
   test('of another version may name kinds that are not known here: they are passed over', () => {
     const bytes = encodeCbor({
       c: [
@@ -123,6 +172,14 @@ describe('a connection body', () => {
     ['a token of the wrong size', { r: [['ws://a', new Uint8Array(CIRCUIT_BYTES + 1)]] }],
     ['a token that is text', { r: [['ws://a', 'token']] }],
     ['a relay URL that is too long', { r: [[`ws://${'a'.repeat(MAX_URL_LENGTH)}`, TOKEN]] }],
+    ['an early request without a body', { q: ['/a/1'] }],
+    ['an early request of no protocol', { q: ['', BODY] }],
+    ['an early request of bytes for a name', { q: [BODY, BODY] }],
+    ['an early request of text', { q: ['/a/1', 'text'] }],
+    ['an early request that is too large', { q: ['/a/1', new Uint8Array(MAX_EARLY_BYTES + 1)] }],
+    ['an early request for a name that is too long', { q: ['a'.repeat(129), BODY] }],
+    ['an early answer of text', { a: 'text' }],
+    ['an early answer that is too large', { a: new Uint8Array(MAX_EARLY_BYTES + 2) }],
     ['a list', []],
     ['candidates that are a map', { c: {} }],
   ])('with %s is refused', (_, value) => {

@@ -10,9 +10,13 @@
  *       w?: bytes                            its WebRTC description
  *       g?: [round, phase]                   a round of punching: 0 ask, 1 ready, 2 go
  *       s?: id 16                            in an offer: it is for a session that both have, and that has lost its paths
+ *       q?: [protocol, body]                 in an offer: a request that may be answered before there is a session
+ *       a?: bytes                            in the answer: what it was answered with, in the form of a response
  *     }
  *
  * - At most {@link MAX_CANDIDATES} and {@link MAX_CIRCUITS} are taken.
+ * - `q` and `a` are left out where they are too large, and first of all where the whole is: what is not there is asked
+ *   again in the session. A peer that does not know them passes them over.
  * - What a remote names is never dialled blindly: see {@link mayDial}.
  */
 
@@ -22,6 +26,7 @@ import { PeerlineError } from '../errors.ts'
 import { scopeOf } from '../network/address.ts'
 import type { NatMapping } from '../network/nat.ts'
 import { CIRCUIT_BYTES } from '../path/index.ts'
+import { MAX_PROTOCOL_BYTES } from '../session/index.ts'
 import { MAX_URL_LENGTH } from './url.ts'
 
 /** Candidates of one peer: a machine's addresses on a few networks, in both families, and as others see them. */
@@ -32,6 +37,15 @@ export const MAX_CIRCUITS = 2
 
 /** Bytes of an encoded body: a full set with a WebRTC description; as much as one frame of a session takes. */
 export const MAX_BODY_BYTES = 4_096
+
+/**
+ * Bytes of the body of an early request, and of what answers it: a question and a figure or two. More would crowd out
+ * candidates, and split the datagrams of the local network.
+ */
+export const MAX_EARLY_BYTES = 512
+
+/** Bytes of the status before the body of an answer. */
+const STATUS_BYTES = 1
 
 /** Bytes of a WebRTC description. */
 const MAX_DESCRIPTION_BYTES = 2_048
@@ -93,6 +107,12 @@ export interface PunchCall {
 
 const PHASES = ['ask', 'ready', 'go'] as const
 
+/** A request that rides in an offer; what executes it must be safe to execute twice. */
+export interface EarlyRequest {
+  readonly protocol: string
+  readonly body: Uint8Array
+}
+
 export interface ConnectionBody {
   readonly candidates: readonly Candidate[]
   readonly circuits: readonly CircuitOffer[]
@@ -104,11 +124,17 @@ export interface ConnectionBody {
   readonly punch?: PunchCall | undefined
   /** In an offer: the session that it is to find other ways for, hex. */
   readonly session?: string | undefined
+  /** In an offer. */
+  readonly early?: EarlyRequest | undefined
+  /** In an answer: what `early` is answered with. */
+  readonly earlyAnswer?: Uint8Array | undefined
 }
 
-export function encodeBody(body: Partial<ConnectionBody>): Uint8Array {
+/** @param options.maxBytes above this `early` and `earlyAnswer` are left out; @default {@link MAX_BODY_BYTES} */
+export function encodeBody(body: Partial<ConnectionBody>, { maxBytes = MAX_BODY_BYTES } = {}): Uint8Array {
   const { candidates = [], circuits = [], hidden = false, nat, rendezvousRttMs, webrtc, punch, session } = body
-  return encodeCbor({
+  const { early, earlyAnswer } = body
+  const rest = {
     c: candidates.slice(0, MAX_CANDIDATES).map(({ kind, host, port }) => [kind, host, port]),
     r: circuits.slice(0, MAX_CIRCUITS).map(({ relay, token }) => [relay, token]),
     ...(hidden ? { h: true } : {}),
@@ -117,7 +143,17 @@ export function encodeBody(body: Partial<ConnectionBody>): Uint8Array {
     ...(webrtc === undefined ? {} : { w: webrtc }),
     ...(punch === undefined ? {} : { g: [punch.round, PHASES.indexOf(punch.phase)] }),
     ...(session === undefined ? {} : { s: Buffer.from(session, 'hex') }),
+  }
+  const whole = encodeCbor({
+    ...rest,
+    ...(early === undefined || !mayRide(early) ? {} : { q: [early.protocol, early.body] }),
+    ...(earlyAnswer === undefined || earlyAnswer.length > STATUS_BYTES + MAX_EARLY_BYTES ? {} : { a: earlyAnswer }),
   })
+  return whole.length <= maxBytes ? whole : encodeCbor(rest)
+}
+
+function mayRide({ protocol, body }: EarlyRequest): boolean {
+  return protocol.length > 0 && protocol.length <= MAX_PROTOCOL_BYTES && body.length <= MAX_EARLY_BYTES
 }
 
 /** @throws PeerlineError `ERR_PEERLINE_PROTOCOL` or `ERR_PEERLINE_TOO_LARGE` */
@@ -145,6 +181,8 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
   const rendezvousRttMs = all.optional('l', (name) => all.integer(name, { min: 0, max: MAX_RENDEZVOUS_RTT_MS }))
   const hidden = all.optional('h', (name) => all.boolean(name))
   const session = all.optional('s', (name) => toHex(all.bytes(name, { length: SESSION_ID_BYTES })))
+  const early = all.optional('q', (name) => all.list(name, { max: 2 }))
+  const earlyAnswer = all.optional('a', (name) => copyBytes(all.bytes(name, { max: STATUS_BYTES + MAX_EARLY_BYTES })))
   return {
     candidates,
     circuits,
@@ -154,6 +192,8 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
     ...(webrtc === undefined ? {} : { webrtc }),
     ...(punch === undefined ? {} : { punch: readPunch(tuple(punch, 2)) }),
     ...(session === undefined ? {} : { session }),
+    ...(early === undefined ? {} : { early: readEarly(tuple(early, 2)) }),
+    ...(earlyAnswer === undefined ? {} : { earlyAnswer }),
   }
 }
 
@@ -167,6 +207,12 @@ function readNat([tcp, udp, step]: readonly unknown[]): NatHint {
 
 function readPunch([round, phase]: readonly unknown[]): PunchCall {
   return { round: integer(round, 0, 0xffff), phase: PHASES[integer(phase, 0, PHASES.length - 1)]! }
+}
+
+function readEarly([protocol, body]: readonly unknown[]): EarlyRequest {
+  const early = { protocol, body } as EarlyRequest
+  if (typeof protocol !== 'string' || !(body instanceof Uint8Array) || !mayRide(early)) throw malformed()
+  return { protocol, body: copyBytes(body) }
 }
 
 function integer(value: unknown, min: number, max: number): number {

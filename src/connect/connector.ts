@@ -7,6 +7,7 @@
  * - The dialling side opens its end of the circuit while the offer is still on its way, and attaches with the answer.
  * - Both sides know the session before any path exists, so either may open one to the other.
  * - What is found beyond that is the business of `upgrade.ts`; what becomes of a session without paths, of `reconnect.ts`.
+ * - A small request may ride in the offer, and its answer in the answer; whoever is let in is answered, within a moment.
  * - An offer may be for a session that both sides have: then nobody is asked for leave again, and no new one is made. Who
  *   does not know that session says so, and the other side need not wait for it.
  * - Two peers that dial each other at once: the offer of the one with the smaller id stands, the other's is dropped.
@@ -31,7 +32,15 @@ import type { Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, type Leave } from './acceptor.ts'
 import { Answers } from './answers.ts'
 import { type Bond, Bonds, type FindRelays } from './bonds.ts'
-import { type Candidate, type ConnectionBody, decodeBody, encodeBody, MAX_CIRCUITS, mayDial } from './candidate.ts'
+import {
+  type Candidate,
+  type ConnectionBody,
+  decodeBody,
+  type EarlyRequest,
+  encodeBody,
+  MAX_CIRCUITS,
+  mayDial,
+} from './candidate.ts'
 import { joinCircuits, openCircuit } from './circuit.ts'
 import { type Claim, type Counted, held } from './counted.ts'
 import { DirectDialer } from './direct.ts'
@@ -95,6 +104,11 @@ export interface ConnectorOptions {
   /** A session wants signaling now: what is gone is brought back. */
   readonly hurry: () => void
   readonly onStream: (session: Session, stream: Stream) => void
+  /**
+   * Answers a request that came in the offer of a peer that was let in; undefined: it is to ask in the session. It must
+   * not take long, nor reject: the answer to the offer waits for it. @default none is answered
+   */
+  readonly onEarly?: ((from: PeerId, request: EarlyRequest) => Promise<Uint8Array | undefined>) | undefined
   /** A peer told where it listens (`host:port`), of what may be dialled. */
   readonly onTold: (peer: PeerId, addresses: readonly string[]) => void
   /** Streams open at once in one session, in each direction. */
@@ -131,6 +145,8 @@ export interface DialOptions {
   readonly relays?: FindRelays | undefined
   /** Come to no circuit but our own. */
   readonly exclusive?: boolean | undefined
+  /** Rides in the offer; called when the answer answers it too, before the session is there. A dial under way takes none. */
+  readonly early?: (EarlyRequest & { answered(response: Uint8Array): void }) | undefined
   readonly signal: AbortSignal
 }
 
@@ -207,7 +223,11 @@ export class Connector {
       tellRefusals: options.tellRefusals,
       findSession: (id) => this.#bonds.get(id)?.session,
       newSession: (keys, peer, leave) => this.#newSession(keys, peer, { ...this.#answering(false), leave }),
-      resume: (offer) => this.keeper.answer(offer, decodeBody(offer.body), 0),
+      resume: async (offer) => {
+        // What a stranger tells is read when it is let in, though then it is only told that we do not know it.
+        if (!this.#bonds.knows(offer.from)) await this.#options.admit(offer.from, 'direct')
+        return this.keeper.answer(offer, decodeBody(offer.body), 0)
+      },
       onCircuit: options.onCircuit,
     })
   }
@@ -268,7 +288,7 @@ export class Connector {
   }
 
   async #dialCounted(to: PeerId, options: DialOptions, counted: Counted): Promise<Session> {
-    const { via, relays, exclusive = false, leave, signal } = options
+    const { via, relays, exclusive = false, early, leave, signal } = options
     const ways = waysOf(via)
     // Alone it is described in the offer itself; beside other ways it waits until those have failed.
     const webrtc = via === 'webrtc' ? await WebRtcAttempt.offer(this.#webrtcOptions()) : undefined
@@ -276,7 +296,7 @@ export class Connector {
     // While the offer travels there is time for a look at ports that our NAT counts up.
     const fresh = ways.size > 0 && isSequential(this.#options.vantage().nat) ? this.#refresh(signal) : undefined
     try {
-      const call = await this.#call(to, { ...told, webrtc: webrtc?.description }, { ways, relays, signal })
+      const call = await this.#call(to, { ...told, webrtc: webrtc?.description, early }, { ways, relays, signal })
       const { remote, circuits } = call
       try {
         counted.establish(to)
@@ -284,6 +304,7 @@ export class Connector {
         drop(circuits)
         throw error
       }
+      if (remote.earlyAnswer !== undefined) early?.answered(remote.earlyAnswer)
       const session = this.#newSession(call.keys, to, { ways, relays, joins: !exclusive, leave })
       const bond = this.#bonds.get(session.id)!
       bond.hidden = remote.hidden === true
@@ -439,12 +460,14 @@ export class Connector {
   async #answer(message: Uint8Array, travelMs: number | undefined): Promise<Uint8Array | undefined> {
     try {
       const offer = openOffer(this.#options.identity, message, { replay: this.#replay })
+      const own = this.#dialling.get(offer.from)
+      // What a stranger tells is read when it is let in.
+      if (own === undefined && !this.#bonds.knows(offer.from)) return await this.#answerStranger(offer, travelMs)
       const told = decodeBody(offer.body)
       if (told.session !== undefined) return await this.keeper.answer(offer, told, travelMs)
-      const own = this.#dialling.get(offer.from)
-      if (own === undefined) return await this.#answerStranger(offer, told, travelMs)
+      if (own === undefined) return await this.#answerStranger(offer, travelMs)
       // Who dials a peer has let it in: its offer needs no further leave, and counts already.
-      if (this.#options.identity.peerId < offer.from) return undefined
+      if (this.#dialsFirst(offer.from)) return undefined
       const { session, answer } = await this.#take(offer, told, own.leave, travelMs)
       own.settle(session)
       return answer
@@ -454,11 +477,7 @@ export class Connector {
     }
   }
 
-  async #answerStranger(
-    offer: ReceivedOffer,
-    told: ConnectionBody,
-    travelMs: number | undefined,
-  ): Promise<Uint8Array | undefined> {
+  async #answerStranger(offer: ReceivedOffer, travelMs: number | undefined): Promise<Uint8Array | undefined> {
     let counted: Counted | undefined
     let leave: Leave | undefined
     try {
@@ -469,11 +488,24 @@ export class Connector {
       const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
       return this.#options.tellRefusals ? offer.refuse(error.code, error.message) : undefined
     }
-    const { answer } = await held(counted, () => this.#take(offer, told, leave, travelMs))
+    let told: ConnectionBody
+    try {
+      told = decodeBody(offer.body)
+    } catch (error) {
+      counted.release()
+      throw error
+    }
+    if (told.session !== undefined) {
+      counted.release()
+      return this.keeper.answer(offer, told, travelMs)
+    }
+    const { session, answer } = await held(counted, () => this.#take(offer, told, leave, travelMs))
+    // We may have dialled it since.
+    this.#dialling.get(offer.from)?.settle(session)
     return answer
   }
 
-  /** Makes the session that an offer is for, and the answer. */
+  /** Makes the session that an offer is for, and the answer. @throws PeerlineError when there is to be none any more */
   async #take(
     offer: ReceivedOffer,
     told: ConnectionBody,
@@ -481,12 +513,21 @@ export class Connector {
     travelMs: number | undefined,
   ): Promise<{ session: Session; answer: Uint8Array }> {
     const { from } = offer
+    const before = this.#bonds.of(from)
     // First of all: the other side comes to the relay as soon as it has the answer.
     this.#join(told)
     const making = { ...this.#answering(told.hidden === true), leave }
-    const body = this.#body(making.ways)
-    const webrtc = await this.#answerWebRtc(told, making.ways)
-    const { message: answer, keys } = offer.accept(encodeBody({ ...body, webrtc: webrtc?.description }))
+    const [webrtc, earlyAnswer] = await Promise.all([
+      this.#answerWebRtc(told, making.ways),
+      told.early === undefined ? undefined : this.#options.onEarly?.(from, told.early),
+    ])
+    // That took its time: we may be closing, or have dialled it ourselves.
+    if (this.#closing.signal.aborted || (this.#dialsFirst(from) && this.#dialledSince(from, before))) {
+      webrtc?.close()
+      throw new PeerlineError('ERR_PEERLINE_CLOSED', 'this offer leads to no session any more')
+    }
+    const body = { ...this.#body(making.ways), webrtc: webrtc?.description, earlyAnswer }
+    const { message: answer, keys } = offer.accept(encodeBody(body))
     const session = this.#newSession(keys, from, making)
     const bond = this.#bonds.get(session.id)!
     bond.hidden = told.hidden === true
@@ -497,6 +538,19 @@ export class Connector {
     for (const other of this.#bonds.of(from)) if (other !== session) other.probe(DOUBTED_MS)
     this.keeper.standBy(bond)
     return { session, answer }
+  }
+
+  /** Of two peers that dial each other, the offer of this one stands. */
+  #dialsFirst(other: PeerId): boolean {
+    return this.#options.identity.peerId < other
+  }
+
+  /** An offer of ours is on its way, or has made a session that was not there `before`: the other side has dropped its own. */
+  #dialledSince(to: PeerId, before: readonly Session[]): boolean {
+    const signaled = ({ id, initiator }: Session) => initiator && this.#bonds.get(id)?.addresses.length === 0
+    return (
+      this.#dialling.has(to) || this.#bonds.of(to).some((session) => !before.includes(session) && signaled(session))
+    )
   }
 
   /** How a session may be reached that another peer dials. `hidden`: that one shows no address, and dials none of ours. */

@@ -4,6 +4,7 @@ export {
   type CandidateKind,
   type ConnectionBody,
   decodeBody,
+  type EarlyRequest,
   encodeBody,
   mayDial,
   type NatHint,

@@ -101,7 +101,7 @@ export class Dialling {
     }
   }
 
-  async #signaled(id: PeerId, { via, relay, signal }: Dial, leave: Leave): Promise<Session> {
+  async #signaled(id: PeerId, { via, relay, early, signal }: Dial, leave: Leave): Promise<Session> {
     const { connector, relays, hasRendezvous, hasOthers, online, settled } = this.#options
     if (hasRendezvous()) {
       await online(signal).catch((error) => {
@@ -116,6 +116,7 @@ export class Dialling {
       via,
       relays: relayed ? (given) => relays.find(relay, given) : undefined,
       exclusive: relay?.exclusive,
+      early,
       signal,
       leave,
     })

@@ -8,6 +8,7 @@
 import { pause, under } from '../connect/index.ts'
 import { asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { EarlyAsk } from '../protocol/early.ts'
 import {
   type Protocol,
   RequestError,
@@ -46,6 +47,8 @@ const PASSING: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 
 export interface ExchangesOptions {
   readonly reach: (to: string, options: ConnectOptions) => Promise<Session>
+  /** Whether a request may ride in an offer of ours. */
+  readonly mayRide: (to: string, protocol: string) => boolean
   readonly members: (group: string) => readonly PeerId[]
   readonly closing: AbortSignal
 }
@@ -65,7 +68,14 @@ export class Exchanges {
   }
 
   async request(to: string, protocol: string, body: Uint8Array, options: PeerRequestOptions): Promise<Uint8Array> {
-    return this.#attempts(to, options, (session, more) => request(session, protocol, body, more))
+    const { replaySafe = false, key, maxResponseBytes } = options
+    if (!replaySafe || key !== undefined || !this.#options.mayRide(to, protocol)) {
+      return this.#attempts(to, options, (session, more) => request(session, protocol, body, more))
+    }
+    const early = new EarlyAsk(protocol, body)
+    return this.#attempts(to, { ...options, early }, async (session, more) => {
+      return early.answer(maxResponseBytes) ?? request(session, protocol, body, more)
+    })
   }
 
   async requestTyped<ReqIn, ReqOut, ResIn, ResOut>(
@@ -74,7 +84,13 @@ export class Exchanges {
     value: ReqIn,
     options: PeerRequestOptions,
   ): Promise<ResOut> {
-    return this.#attempts(to, options, (session, more) => protocol.request(session, value, more))
+    if (!protocol.replaySafe) {
+      return this.#attempts(to, options, (session, more) => protocol.request(session, value, more))
+    }
+    // What may ride in the offer has its form before there is a session.
+    const { attempts = 1, timeoutMs = attempts === 1 ? protocol.timeoutMs : REQUEST_MS } = options
+    const ask = (name: string, body: Uint8Array, how: PeerRequestOptions) => this.request(to, name, body, how)
+    return protocol.requestBy(ask, value, { ...options, timeoutMs, replaySafe: true })
   }
 
   async send(

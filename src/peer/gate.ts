@@ -130,6 +130,23 @@ export class Gate {
     session.addEventListener('paths', () => this.#cutBanned(session, entry))
   }
 
+  // ---- requests in offers ----
+
+  /** Whether a request may be executed that came in an offer. */
+  early(peer: PeerId, protocol: string): boolean {
+    if (!this.mayRide(peer, protocol, 'in')) return false
+    return this.#firewall.settle({ peer, direction: 'in', object: protocol })?.action === 'allow'
+  }
+
+  /**
+   * Whether a request may ride in an offer, theirs or ours: it is allowed without asking anybody, for there is no time, and
+   * by no rule that counts, for it may come again in the session. What is not so plain is left to that.
+   */
+  mayRide(peer: PeerId, protocol: string, direction: 'in' | 'out'): boolean {
+    const { action, rule } = this.#firewall.decide({ peer, direction, object: protocol })
+    return action === 'allow' && rule?.uses === undefined && rule?.rate === undefined
+  }
+
   // ---- streams ----
 
   /** Has `serve` called for a stream of the other side's when it may be used; else the stream is refused. */

@@ -9,8 +9,10 @@
  * - Rules may change while a request is read: whether it is still allowed is asked again when its handler begins. A handler
  *   that does not depend on its stream, as of a message or a request with a key, is told when it is allowed no longer.
  */
+import type { EarlyRequest } from '../connect/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { EarlyAnswers, type EarlyHandler } from '../protocol/early.ts'
 import { Refusal } from '../protocol/failure.ts'
 import {
   checkName,
@@ -48,6 +50,17 @@ interface Entry {
   readonly forms: boolean
   /** Decides by itself when it has read the request. */
   readonly decides: boolean
+  /** Answers requests that come in offers, too. */
+  readonly early?: EarlyHandler | undefined
+}
+
+/** How requests are handled. */
+export interface HandleOptions {
+  /**
+   * Executing a request twice is as good as once: one of up to 512 bytes may come in the offer of a dial, and is answered
+   * with the answer to that. Protocols that were defined say so themselves. @default false
+   */
+  readonly replaySafe?: boolean
 }
 
 export interface HandlersOptions {
@@ -62,13 +75,18 @@ export class Handlers {
   readonly #entries = new Map<string, Entry>()
   readonly #options: HandlersOptions
   readonly #replies = new Replies()
+  readonly #early: EarlyAnswers
 
   constructor(options: HandlersOptions) {
     this.#options = options
+    this.#early = new EarlyAnswers({
+      find: (protocol) => this.#entries.get(protocol)?.early,
+      permit: (from, protocol) => options.gate.early(from, protocol),
+    })
   }
 
   /** Answers requests. Replaces what answered before. @throws PeerlineError `ERR_PEERLINE_INVALID` for a name that is none */
-  request(protocol: string, handler: RequestHandler): void
+  request(protocol: string, handler: RequestHandler, options?: HandleOptions): void
   request<ReqIn, ReqOut, ResIn, ResOut>(
     protocol: Protocol<ReqIn, ReqOut, ResIn, ResOut>,
     handler: ProtocolHandler<ReqOut, ResIn>,
@@ -76,6 +94,7 @@ export class Handlers {
   request<ReqIn, ReqOut, ResIn, ResOut>(
     protocol: string | Protocol<ReqIn, ReqOut, ResIn, ResOut>,
     handler: RequestHandler | ProtocolHandler<ReqOut, ResIn>,
+    { replaySafe = false }: HandleOptions = {},
   ): void {
     const { closing, onFailure, gate } = this.#options
     const shared = { replies: this.#replies, closing, onFailure }
@@ -87,13 +106,15 @@ export class Handlers {
           ...shared,
           from,
         })
-      return this.#set(protocol, { serve, forms: true, decides: false })
+      const early = replaySafe ? { handler: bytes } : undefined
+      return this.#set(protocol, { serve, forms: true, decides: false, early })
     }
     const typed = handler as ProtocolHandler<ReqOut, ResIn>
     if (!protocol.trims) {
       const serve: Serve = (stream, { from }, held) =>
         protocol.serve(stream, protocol.handler(this.#held(() => held, typed)), { ...shared, from })
-      return this.#set(protocol.name, { serve, forms: true, decides: false })
+      const early = protocol.replaySafe ? this.#earlyHandler(protocol, typed) : undefined
+      return this.#set(protocol.name, { serve, forms: true, decides: false, early })
     }
     const serve: Serve = (stream, { from, session }) => {
       let held: Held | undefined
@@ -160,7 +181,13 @@ export class Handlers {
     else gate.enter(session, stream, serve)
   }
 
+  /** Answers a request that came in an offer, where that may be. Never rejects. */
+  onEarly(from: PeerId, asked: EarlyRequest): Promise<Uint8Array | undefined> {
+    return this.#early.of(from, asked)
+  }
+
   close(): void {
+    this.#early.close()
     this.#replies.close()
   }
 
@@ -185,6 +212,20 @@ export class Handlers {
       Promise.resolve(answer).then(over, over)
       return answer
     }
+  }
+
+  #earlyHandler<ReqIn, ReqOut, ResIn, ResOut>(
+    protocol: Protocol<ReqIn, ReqOut, ResIn, ResOut>,
+    handler: ProtocolHandler<ReqOut, ResIn>,
+  ): EarlyHandler {
+    const { gate } = this.#options
+    const { name, maxRequestBytes } = protocol
+    const bytes = protocol.handler((request, context) => {
+      // Its schema may have thought for long.
+      if (!context.signal.aborted && gate.mayRide(context.from, name, 'in')) return handler(request, context)
+      throw new Refusal('ERR_PEERLINE_DENIED', 'the peer does not let you do that any more')
+    })
+    return { handler: bytes, maxRequestBytes }
   }
 
   #set(protocol: string, entry: Entry): void {

@@ -8,6 +8,7 @@ import type { FirewallOptions } from '../policy/firewall.ts'
 import type { IdentifierPolicy } from '../policy/identifier-policy.ts'
 import type { ConnectionLimitsOptions } from '../policy/peer-limits.ts'
 import type { TrustOptions } from '../policy/trust.ts'
+import type { EarlyAsk } from '../protocol/early.ts'
 import type { PeerExchangeOptions, RequestOptions } from '../protocol/index.ts'
 import type { PathTiming, SessionRate } from '../session/index.ts'
 import type { Setting, TaskOrigin, TaskQueueOptions } from '../tasks/index.ts'
@@ -119,6 +120,8 @@ export interface ConnectOptions {
   readonly relay?: ChosenRelay
   /** Ends the attempt. @default after 30 s */
   readonly signal?: AbortSignal
+  /** @internal Rides in the offer, when there is one. */
+  readonly early?: EarlyAsk | undefined
 }
 
 /** How a request is asked of a peer that may have to be dialled. */
@@ -128,4 +131,9 @@ export interface PeerRequestOptions extends ConnectOptions, RequestOptions {
    * is asked again only with a `key`. @default 1
    */
   readonly attempts?: number
+  /**
+   * Executing it twice is as good as once. A small one without a key then rides in the offer, when the peer has to be
+   * dialled, and is answered a round trip sooner where the handler says the same. @default as the protocol was defined, else false
+   */
+  readonly replaySafe?: boolean
 }

@@ -40,7 +40,7 @@ import { Dialling } from './dialling.ts'
 import { Duties } from './duties.ts'
 import { type Delivery, Exchanges } from './exchanges.ts'
 import { Gate } from './gate.ts'
-import { Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
+import { type HandleOptions, Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
 import { Introducer } from './introducer.ts'
 import { Listener } from './listener.ts'
 import { Memory } from './memory.ts'
@@ -130,6 +130,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     })
     this.#exchanges = new Exchanges({
       reach: (to, how) => this.reach(to, how),
+      mayRide: (to, protocol) => this.#gate.mayRide(parsePeerId(to), protocol, 'out'),
       members: (group) => this.firewall.groups.get(group) ?? [],
       closing: this.#closing.signal,
     })
@@ -168,6 +169,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       relays: (signal) => this.#relays.find(undefined, signal),
       hurry: () => this.#links.hurry(),
       onStream: (session, stream) => this.#handlers.onStream(session, stream),
+      onEarly: (from, asked) => this.#handlers.onEarly(from, asked),
       signaling: ({ hidden }) => [
         // Who is heard on the local network has told its address.
         ...(hidden || this.#lan === undefined ? [] : [this.#lan]),
@@ -599,13 +601,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    * Answers requests for a protocol, of every form, and messages. Replaces what answered before.
    * @throws PeerlineError `ERR_PEERLINE_INVALID` for a name that no protocol may have
    */
-  handle(protocol: string, handler: RequestHandler): void
+  handle(protocol: string, handler: RequestHandler, options?: HandleOptions): void
   handle<ReqIn, ReqOut, ResIn, ResOut>(
     protocol: Protocol<ReqIn, ReqOut, ResIn, ResOut>,
     handler: ProtocolHandler<ReqOut, ResIn>,
   ): void
-  handle(protocol: string | AnyProtocol, handler: RequestHandler | ProtocolHandler<unknown, unknown>): void {
-    this.#handlers.request(protocol as string, handler as RequestHandler)
+  handle(
+    protocol: string | AnyProtocol,
+    handler: RequestHandler | ProtocolHandler<unknown, unknown>,
+    options?: HandleOptions,
+  ): void {
+    this.#handlers.request(protocol as string, handler as RequestHandler, options)
   }
 
   /** Answers requests whose bodies are streams. Replaces what answered before. @throws as {@link handle} */

@@ -28,6 +28,9 @@ export interface Codec {
   decode(bytes: Uint8Array): unknown
 }
 
+/** ms that a schema gets at least for an answer that has come. */
+const MIN_DECODE_MS = 1_000
+
 const JSON_CODEC: Codec = { encode: encodeJson, decode: decodeJson }
 const BYTES_CODEC: Codec = { encode: checkBytes, decode: (bytes) => bytes }
 
@@ -51,7 +54,10 @@ export interface ProtocolOptions<ReqIn, ReqOut, ResIn, ResOut> {
   readonly maxResponseBytes?: number
   /** ms for a request at the asker, and for each of its steps at the other side. @default 10_000 */
   readonly timeoutMs?: number
-  /** Executing a request twice is as good as once: it may be sent early, where somebody could replay it. @default false */
+  /**
+   * Executing a request twice is as good as once: one of up to 512 bytes may ride in the offer of a dial, and be answered
+   * with the answer to that; see early.ts. @default false
+   */
   readonly replaySafe?: boolean
   /** What whoever decides about a request may see of it: never the whole. @default nothing */
   readonly view?: (request: ReqOut) => unknown
@@ -131,15 +137,26 @@ export class Protocol<ReqIn, ReqOut, ResIn, ResOut> {
    * @throws RequestError as `request`; `ERR_PEERLINE_INVALID` with `executed: 'no'` and nothing sent when `value` is not
    *   valid; `ERR_PEERLINE_PROTOCOL` when the answer is not
    */
-  async request(session: Session, value: ReqIn, options: CallOptions = {}): Promise<ResOut> {
+  request(session: Session, value: ReqIn, options: CallOptions = {}): Promise<ResOut> {
+    return this.requestBy((name, body, how) => request(session, name, body, how), value, options)
+  }
+
+  /** As {@link request}, by whatever carries bytes there and back: `ask` gets the name, the bytes, and how. */
+  async requestBy<Options extends CallOptions>(
+    ask: (name: string, body: Uint8Array, options: Options & RequestOptions) => Promise<Uint8Array>,
+    value: ReqIn,
+    options: Options,
+  ): Promise<ResOut> {
     const timeoutMs = options.timeoutMs ?? this.timeoutMs
     const start = performance.now()
     const { signal } = options
     const body = await within(() => this.encodeRequest(value), { timeoutMs, signal, what: this.name, executed: 'no' })
     const left = () => Math.max(1, timeoutMs - (performance.now() - start))
     const { maxResponseBytes } = this
-    const answer = await request(session, this.name, body, { ...options, maxResponseBytes, timeoutMs: left() })
-    return within(() => this.decodeResponse(answer), { timeoutMs: left(), signal, what: this.name, executed: 'yes' })
+    const answer = await ask(this.name, body, { ...options, maxResponseBytes, timeoutMs: left() })
+    // A dial may have come between, which has a time of its own.
+    const leftMs = Math.max(left(), MIN_DECODE_MS)
+    return within(() => this.decodeResponse(answer), { timeoutMs: leftMs, signal, what: this.name, executed: 'yes' })
   }
 
   /**

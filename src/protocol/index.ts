@@ -32,7 +32,7 @@ export {
   requestPeers,
   type ToldPeers,
 } from './peer-exchange.ts'
-export { PING_PROTOCOL, ping, pingHandler, servePing } from './ping.ts'
+export { PING, PING_PROTOCOL, ping, pingHandler, servePing } from './ping.ts'
 export { PIPE_PROTOCOL, pipeTo, type ServePipeOptions, servePipe } from './pipe.ts'
 export { Replies, type ReplyLimits } from './replies.ts'
 export { type RequestOptions, request } from './request.ts'

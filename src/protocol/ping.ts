@@ -8,6 +8,8 @@ import { equalBytes } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session, Stream } from '../session/index.ts'
+import { defineProtocol } from './define.ts'
+import { EarlyAsk } from './early.ts'
 import { request } from './request.ts'
 import { type RequestHandler, serveRequest } from './serve-request.ts'
 
@@ -21,6 +23,15 @@ const TOKEN_BYTES = 16
 
 /** Echoes. */
 export const pingHandler: RequestHandler = (body) => body
+
+/** Pings, for `Peer.handle` with {@link pingHandler}: an echo may be given any number of times. */
+export const PING = defineProtocol({
+  name: PING_PROTOCOL,
+  encoding: 'bytes',
+  maxRequestBytes: MAX_PING_BYTES,
+  maxResponseBytes: MAX_PING_BYTES,
+  replaySafe: true,
+})
 
 /** Answers one ping. Never throws. */
 export function servePing(stream: Stream, options: { from: PeerId }): void {
@@ -39,6 +50,25 @@ export async function ping(
   const start = performance.now()
   const echo = await request(session, PING_PROTOCOL, token, { ...options, maxResponseBytes: MAX_PING_BYTES })
   const rttMs = performance.now() - start
-  if (!equalBytes(echo, token)) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `${PING_PROTOCOL}: another echo came`)
+  checkEcho(echo, token)
   return rttMs
+}
+
+/** A ping that rides in the offer of a dial. */
+export class EarlyPing extends EarlyAsk {
+  constructor() {
+    super(PING_PROTOCOL, randomBytes(TOKEN_BYTES))
+  }
+
+  /** True when the dial brought its echo. @throws PeerlineError `ERR_PEERLINE_PROTOCOL` when something else came back */
+  get echoed(): boolean {
+    const echo = this.answer(MAX_PING_BYTES)
+    if (echo !== undefined) checkEcho(echo, this.body)
+    return echo !== undefined
+  }
+}
+
+function checkEcho(echo: Uint8Array, token: Uint8Array): void {
+  if (equalBytes(echo, token)) return
+  throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `${PING_PROTOCOL}: another echo came`)
 }

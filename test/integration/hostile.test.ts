@@ -6,10 +6,11 @@ import fc from 'fast-check'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { WebSocket } from 'ws'
 import { encodeCbor } from '../../src/bytes/index.ts'
+import { exchangeOverPath } from '../../src/connect/direct.ts'
 import { isPeerlineError } from '../../src/errors.ts'
 import { createOffer } from '../../src/handshake/index.ts'
 import { Identity, type Peer } from '../../src/index.ts'
-import { CIRCUIT_BYTES, mintCircuit } from '../../src/path/index.ts'
+import { CIRCUIT_BYTES, connectTcp, mintCircuit, tcpPath } from '../../src/path/index.ts'
 import { MessageStream } from '../../src/session/index.ts'
 import { RENDEZVOUS_PROTOCOL } from '../../src/signaling/index.ts'
 import { CertificateRoom } from './certificates.ts'
@@ -482,6 +483,15 @@ describe(`a byte flipped on the way (seed ${SEED})`, () => {
       }),
     )
   }, 30_000)
+})
+
+test('what a stranger tells is not read before it is let in: it hears that it is refused, not that it is malformed', async () => {
+  const victim = await startPeer({ firewall: {} })
+  const path = tcpPath(await connectTcp('127.0.0.1', portOf(victim.addresses[0]!)))
+  onTestFinished(() => path.destroy())
+  const offer = createOffer(Identity.generate(), victim.id, { body: text('no body at all') })
+  const signal = AbortSignal.timeout(10_000)
+  await expect(exchangeOverPath(offer, path, { signal })).rejects.toMatchObject({ code: 'ERR_PEERLINE_DENIED' })
 })
 
 test('identities of strangers cost nothing that stays: a thousand handshakes that lead nowhere', () =>
