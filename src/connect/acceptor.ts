@@ -35,8 +35,8 @@ function sourceOf(remote: string): string {
 /** What a peer was let in by: it goes with the session to whoever decided. */
 export type Leave = object
 
-/** Decides about a peer whose identity is proven. Rejects with the refusal. */
-export type Admit = (from: PeerId, how: 'direct' | 'signaled') => Promise<Leave | undefined>
+/** Decides about a peer whose identity is proven. Rejects with the refusal. The signal fires when the peer has left. */
+export type Admit = (from: PeerId, how: 'direct' | 'signaled', signal?: AbortSignal) => Promise<Leave | undefined>
 
 export interface AcceptorOptions {
   readonly identity: Identity
@@ -46,7 +46,7 @@ export interface AcceptorOptions {
   /** False for an address (an IP literal) that is shut out. */
   readonly mayCome: (host: string) => boolean
   /** Lets a peer in, and counts it as a session of that peer from then on. Rejects with the refusal. */
-  readonly admit: (from: PeerId, counted: Counted) => Promise<Leave | undefined>
+  readonly admit: (from: PeerId, counted: Counted, signal?: AbortSignal) => Promise<Leave | undefined>
   /** Refusals are told to the other side; else it hears nothing. */
   readonly tellRefusals: boolean
   readonly findSession: (idHex: string) => Session | undefined
@@ -184,7 +184,14 @@ export class Acceptor {
     }
     let leave: Leave | undefined
     try {
-      leave = await admit(offer.from, counted)
+      leave = await admit(offer.from, counted, leaving(path))
+      path.pause()
+      const host = hostOf(path.remote)
+      // The owner may have thought for long.
+      if (!path.writable || (host !== undefined && !this.#options.mayCome(host))) {
+        path.destroy()
+        return undefined
+      }
     } catch (cause) {
       const refusal = refuse(cause)
       if (refusal !== undefined) path.send([refusal])
@@ -228,4 +235,17 @@ export class Acceptor {
     }
     session.acceptAttach(path, message)
   }
+}
+
+/** Fires when the path of whoever has made an offer ends. It has nothing to say until that is answered. */
+function leaving(path: Path): AbortSignal {
+  const left = new AbortController()
+  path.start({
+    message: () =>
+      path.destroy(new PeerlineError('ERR_PEERLINE_PROTOCOL', `${path.remote} does not wait for the answer`)),
+    drain: () => {},
+    close: () => left.abort(new PeerlineError('ERR_PEERLINE_ABORTED', `${path.remote} has gone`)),
+  })
+  path.resume()
+  return left.signal
 }

@@ -219,7 +219,7 @@ export class Connector {
       replay: this.#replay,
       mayCome: options.mayUse,
       count: options.count,
-      admit: (from, counted) => this.#admit(from, 'direct', counted),
+      admit: (from, counted, signal) => this.#admit(from, 'direct', counted, signal),
       tellRefusals: options.tellRefusals,
       findSession: (id) => this.#bonds.get(id)?.session,
       newSession: (keys, peer, leave) => this.#newSession(keys, peer, { ...this.#answering(false), leave }),
@@ -605,8 +605,13 @@ export class Connector {
 
   // ---- sessions ----
 
-  async #admit(from: PeerId, how: 'direct' | 'signaled', counted: Counted): Promise<Leave | undefined> {
-    const leave = await this.#options.admit(from, how)
+  async #admit(
+    from: PeerId,
+    how: 'direct' | 'signaled',
+    counted: Counted,
+    signal?: AbortSignal,
+  ): Promise<Leave | undefined> {
+    const leave = await this.#options.admit(from, how, signal)
     // Asked last: the approver may have thought for long.
     if (this.#closing.signal.aborted) throw new PeerlineError('ERR_PEERLINE_CLOSED', 'this peer is closing')
     counted.establish(from)

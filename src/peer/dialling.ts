@@ -4,6 +4,7 @@
  *     leave --> addresses given --not there in time--> signaling --nobody knows where it is--> addresses remembered
  *
  * Without a rendezvous and without addresses given, those remembered come first: there is nobody who knows better.
+ * Whoever wants the same at once shares one dial, which goes on until nobody waits for it any more.
  */
 import { type Connector, type Leave, untilAborted, type Via } from '../connect/index.ts'
 import type { KnownPeers } from '../discovery/index.ts'
@@ -48,8 +49,17 @@ export interface DiallingOptions {
 
 type Dial = ConnectOptions & { readonly via: Via; readonly signal: AbortSignal }
 
+/** A dial under way, and how many wait for it. */
+interface Running {
+  readonly promise: Promise<Session>
+  readonly cancel: AbortController
+  waiting: number
+}
+
 export class Dialling {
   readonly #options: DiallingOptions
+  /** By whom, and how, they dial. */
+  readonly #running = new Map<string, Running>()
 
   constructor(options: DiallingOptions) {
     this.#options = options
@@ -57,6 +67,35 @@ export class Dialling {
 
   /** A session with a peer, where we may have one. @throws PeerlineError as `Peer.connect` */
   async dial(id: PeerId, dial: Dial): Promise<Session> {
+    const { via, relay, addresses = [], signal } = dial
+    const key = JSON.stringify([id, via, relay ?? null, addresses])
+    const running = this.#running.get(key) ?? this.#begin(key, id, dial)
+    running.waiting++
+    try {
+      return await untilAborted(running.promise, signal, `dialling ${id}`)
+    } finally {
+      if (--running.waiting === 0 && signal.aborted) {
+        this.#over(key, running)
+        running.cancel.abort(signal.reason)
+      }
+    }
+  }
+
+  #begin(key: string, id: PeerId, dial: Dial): Running {
+    const cancel = new AbortController()
+    const promise = this.#dial(id, { ...dial, signal: cancel.signal })
+    const running: Running = { promise, cancel, waiting: 0 }
+    this.#running.set(key, running)
+    const over = () => this.#over(key, running)
+    promise.then(over, over)
+    return running
+  }
+
+  #over(key: string, running: Running): void {
+    if (this.#running.get(key) === running) this.#running.delete(key)
+  }
+
+  async #dial(id: PeerId, dial: Dial): Promise<Session> {
     const { gate, known, hasRendezvous, hasOthers } = this.#options
     const { via, addresses = [], signal } = dial
     const leave = await gate.permit(id, signal)

@@ -99,9 +99,10 @@ export class Gate {
   readonly mayUse = (host: string): boolean => !this.#bans.isBannedAddress(host)
 
   /** Lets a peer in. @throws PeerlineError `ERR_PEERLINE_DENIED`, `ERR_PEERLINE_BUSY` */
-  readonly admit = async (peer: PeerId, how: 'direct' | 'signaled'): Promise<Leave> => {
+  readonly admit = async (peer: PeerId, how: 'direct' | 'signaled', signal?: AbortSignal): Promise<Leave> => {
     if (this.#bans.isBanned(peer)) throw banned()
-    const decision = await this.#firewall.admit({ peer, direction: 'in', object: 'connection', how })
+    const options = signal === undefined ? {} : { signal }
+    const decision = await this.#firewall.admit({ peer, direction: 'in', object: 'connection', how }, options)
     // The owner may have thought for long, and the answer was a moment on its way.
     if (this.#bans.isBanned(peer)) throw banned()
     if (!this.#firewall.stands(decision)) throw refusal({ ...decision, action: 'deny' })
@@ -143,6 +144,7 @@ export class Gate {
    * by no rule that counts, for it may come again in the session. What is not so plain is left to that.
    */
   mayRide(peer: PeerId, protocol: string, direction: 'in' | 'out'): boolean {
+    if (this.#bans.isBanned(peer)) return false
     const { action, rule } = this.#firewall.decide({ peer, direction, object: protocol })
     return action === 'allow' && rule?.uses === undefined && rule?.rate === undefined
   }
