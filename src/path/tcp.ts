@@ -8,6 +8,7 @@ import net from 'node:net'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { FramedPath } from './framing.ts'
 import { PIPE_HIGH_WATER_BYTES, type Pipe, type PipeHandler } from './pipe.ts'
+import { type Reader, turns } from './turns.ts'
 
 /** ms between two address attempts of one name: RFC 8305 section 5 recommends 250. */
 const ATTEMPT_DELAY_MS = 250
@@ -21,9 +22,20 @@ export class SocketPipe implements Pipe {
   #error: PeerlineError | undefined
   #closed: boolean
   #blocked = false
+  #paused = false
+  /** What came when there was no time for it; the socket is paused until it is its turn. */
+  #late: Buffer | undefined
+  readonly #reader: Reader
 
   constructor(socket: net.Socket) {
     this.#socket = socket
+    const bytes = () => this.#late?.length ?? 0
+    this.#reader = {
+      get bytes() {
+        return bytes()
+      },
+      read: () => this.#catchUp(),
+    }
     this.remote = formatRemote(socket)
     socket.setNoDelay(true)
     // Listeners stand from the first moment on: a socket may fail before its path is started, or have failed already.
@@ -36,6 +48,7 @@ export class SocketPipe implements Pipe {
     socket.on('error', onError)
     socket.on('close', () => {
       this.#closed = true
+      this.#catchUp()
       this.#handler?.close(this.#error)
     })
   }
@@ -58,9 +71,9 @@ export class SocketPipe implements Pipe {
         this.#blocked = false
         this.#handler!.drain()
       })
-      this.#socket.on('data', (chunk: Buffer) => this.#handler!.data(chunk))
+      this.#socket.on('data', (chunk: Buffer) => this.#onData(chunk))
     }
-    this.#socket.resume() // whoever looked into it before may have paused it
+    if (this.#late === undefined) this.#socket.resume() // whoever looked into it before may have paused it
   }
 
   write(parts: readonly Uint8Array[]): boolean {
@@ -76,12 +89,33 @@ export class SocketPipe implements Pipe {
     return !this.#blocked
   }
 
+  #onData(chunk: Buffer): void {
+    // One more may be under way when a socket is paused.
+    if (this.#late !== undefined) this.#late = Buffer.concat([this.#late, chunk])
+    else if (turns.take(this.#reader)) this.#handler!.data(chunk)
+    else {
+      this.#late = chunk
+      this.#socket.pause()
+    }
+  }
+
+  /** Its turn has come, or nothing more will. */
+  #catchUp(): void {
+    const late = this.#late
+    if (late === undefined) return
+    this.#late = undefined
+    this.#handler!.data(late)
+    if (!this.#paused && !this.#closed) this.#socket.resume()
+  }
+
   pause(): void {
+    this.#paused = true
     this.#socket.pause()
   }
 
   resume(): void {
-    this.#socket.resume()
+    this.#paused = false
+    if (this.#late === undefined) this.#socket.resume()
   }
 
   end(): void {
@@ -89,6 +123,7 @@ export class SocketPipe implements Pipe {
   }
 
   destroy(): void {
+    this.#late = undefined
     // What the kernel still holds would keep the way to that port taken, for minutes when nobody acknowledges it. TLS has no reset.
     if ('encrypted' in this.#socket) this.#socket.destroy()
     else this.#socket.resetAndDestroy()

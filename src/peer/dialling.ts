@@ -21,6 +21,8 @@ const DIRECT_FIRST_MS = 3_000
 /** A dial that failed so says nothing of where the peer is. */
 const UNFOUND: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_PEERLINE_OFFLINE',
+  // The rendezvous has just closed its session.
+  'ERR_PEERLINE_CLOSED',
   'ERR_PEERLINE_NO_ADDRESS',
   'ERR_PEERLINE_UNREACHABLE',
 ])

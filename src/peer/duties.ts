@@ -9,6 +9,8 @@ import {
   PEERS_PROTOCOL,
   PeerExchange,
   type PeerExchangeOptions,
+  PING,
+  pingHandler,
   type RequestOptions,
   request,
 } from '../protocol/index.ts'
@@ -63,10 +65,10 @@ export class Duties {
       }),
     })
     this.#giver = new OrderGiver(identity)
-    if (authorities.list().length > 0) {
-      const orders = new Orders({ identity, authorities, tasks: this.tasks, flush: () => memory.flush() })
-      handlers.request(ORDER_PROTOCOL, orders.handle)
-    }
+    const orders = new Orders({ identity, authorities, tasks: this.tasks, flush: () => memory.flush() })
+    handlers.request(ORDER_PROTOCOL, orders.handle)
+    standing.attach(firewall)
+    handlers.request(PING, pingHandler)
     trust?.attach(firewall, { self })
     for (const [protocol, handler] of trust?.handlers ?? []) handlers.request(protocol, handler)
     const listening = () => candidates().filter(({ kind }) => kind === 'tcp')
@@ -96,17 +98,19 @@ export class Duties {
     if (trust === undefined) return
     const gone = new AbortController()
     session.addEventListener('close', () => gone.abort())
-    session.addEventListener('open', () => {
-      const ask = (protocol: string, body: Uint8Array, options: RequestOptions) =>
-        request(session, protocol, body, options)
-      void trust.arrived(session.peer, { request: ask }, { signal: gone.signal })
-    })
+    const ask = async (protocol: string, body: Uint8Array, options: RequestOptions & { signal: AbortSignal }) => {
+      await session.opened({ signal: options.signal })
+      return request(session, protocol, body, options)
+    }
+    // Not when it is open: what it asks first comes with the first path.
+    void trust.arrived(session.peer, { request: ask }, { signal: gone.signal })
   }
 
   /** Orders a peer to do a task. @throws as {@link Exchanges.request} */
   order(to: PeerId, task: KnownTask, options: Parameters<Exchanges['request']>[3]): Promise<OrderOutcome> {
     const { exchanges } = this.#host
-    return this.#giver.give(to, task, (order) => exchanges.request(to, ORDER_PROTOCOL, order, options))
+    const ask = (order: Uint8Array) => exchanges.request(to, ORDER_PROTOCOL, order, options)
+    return this.#giver.give(to, task, ask, { once: options.key !== undefined })
   }
 
   close(): void {

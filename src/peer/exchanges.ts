@@ -99,7 +99,7 @@ export class Exchanges {
     value: unknown,
     options: ConnectOptions & SendOptions,
   ): Promise<void> {
-    const session = await this.#options.reach(to, options)
+    const session = await this.#reach(to, options)
     if (typeof protocol === 'string') return send(session, protocol, value as Uint8Array, options)
     return protocol.send(session, value, options)
   }
@@ -133,7 +133,16 @@ export class Exchanges {
     body: Parameters<typeof requestStream>[2],
     options: ConnectOptions & StreamRequestOptions,
   ): Promise<StreamedAnswer> {
-    return requestStream(await this.#options.reach(to, options), protocol, body, options)
+    return requestStream(await this.#reach(to, options), protocol, body, options)
+  }
+
+  /** What fails before there is a session is surely not executed. */
+  async #reach(to: string, options: ConnectOptions): Promise<Session> {
+    try {
+      return await this.#options.reach(to, options)
+    } catch (error) {
+      throw new RequestError(asPeerlineError(error, 'ERR_PEERLINE_NO_PATH'), 'no')
+    }
   }
 
   async #attempts<T>(
@@ -146,14 +155,14 @@ export class Exchanges {
       throw new RequestError(new PeerlineError('ERR_PEERLINE_INVALID', 'attempts must be 1 or more'), 'no')
     }
     // As ever: one attempt has the time that a dial has, and then that of a request.
-    if (attempts === 1) return ask(await this.#options.reach(to, options), options)
+    if (attempts === 1) return ask(await this.#reach(to, options), options)
     const { timeoutMs = REQUEST_MS, ...rest } = options
     const ends = performance.now() + timeoutMs
     const limits = [AbortSignal.timeout(timeoutMs), this.#options.closing, ...(signal === undefined ? [] : [signal])]
     return under(limits, async (limited) => {
       for (let attempt = 1; ; attempt++) {
         try {
-          const session = await this.#options.reach(to, { ...rest, signal: limited })
+          const session = await this.#reach(to, { ...rest, signal: limited })
           return await ask(session, { ...rest, timeoutMs: Math.max(1, ends - performance.now()), signal: limited })
         } catch (error) {
           if (attempt >= attempts || limited.aborted || !mayAskAgain(error, key !== undefined)) throw error
@@ -168,7 +177,6 @@ export class Exchanges {
 function mayAskAgain(error: unknown, keyed: boolean): boolean {
   const { code } = asPeerlineError(error, 'ERR_PEERLINE_REMOTE')
   if (!PASSING.has(code)) return false
-  // What failed before there was a session is no failure of a request.
-  const executed = error instanceof RequestError ? error.executed : 'no'
+  const executed = error instanceof RequestError ? error.executed : 'unknown'
   return executed === 'no' || (keyed && executed === 'unknown')
 }

@@ -40,6 +40,8 @@ export interface Trimmed {
 /** A session, and what it and its streams were let through by. */
 interface Entry {
   readonly peer: PeerId
+  /** We dialled it for its services: it was not let in, so what everyone who is may do is not for it. */
+  readonly server: boolean
   readonly leave: Decision | undefined
   streams: Held[]
   sweepAt: number
@@ -54,10 +56,19 @@ export interface Held {
   readonly decision: Decision
 }
 
+export interface GateParts {
+  readonly firewall: Firewall
+  readonly bans: Bans
+  readonly limits?: ConnectionLimitsOptions | undefined
+  /** While it is found out what a peer may do: resolves when it is known. */
+  readonly settling: (peer: PeerId) => Promise<unknown> | undefined
+}
+
 export class Gate {
   readonly #firewall: Firewall
   readonly #bans: Bans
   readonly #limits: ConnectionLimits
+  readonly #settling: GateParts['settling']
   /** Of sessions that have not ended. */
   readonly #entries = new Map<Session, Entry>()
   /** The same, and of those that have. */
@@ -67,8 +78,9 @@ export class Gate {
   /** How often the rules have changed. */
   #changes = 0
 
-  constructor(parts: { firewall: Firewall; bans: Bans; limits?: ConnectionLimitsOptions | undefined }) {
+  constructor(parts: GateParts) {
     const { firewall, bans } = parts
+    this.#settling = parts.settling
     this.#firewall = firewall
     this.#bans = bans
     this.#limits = new ConnectionLimits(parts.limits)
@@ -100,7 +112,14 @@ export class Gate {
 
   /** Lets a peer in. @throws PeerlineError `ERR_PEERLINE_DENIED`, `ERR_PEERLINE_BUSY` */
   readonly admit = async (peer: PeerId, how: 'direct' | 'signaled', signal?: AbortSignal): Promise<Leave> => {
-    if (this.#bans.isBanned(peer)) throw banned()
+    if (this.#bans.isBanned(peer)) {
+      this.#firewall.note({
+        action: 'deny',
+        reason: 'banned',
+        question: { peer, direction: 'in', object: 'connection' },
+      })
+      throw banned()
+    }
     const options = signal === undefined ? {} : { signal }
     const decision = await this.#firewall.admit({ peer, direction: 'in', object: 'connection', how }, options)
     // The owner may have thought for long, and the answer was a moment on its way.
@@ -118,9 +137,9 @@ export class Gate {
     return this.#firewall.admit({ peer, direction: 'out', object: 'connection' }, options)
   }
 
-  /** Holds a session to what it was let in by, from now until it ends. */
-  watch(session: Session, leave: Leave | undefined): void {
-    const entry = newEntry(session.peer, leave as Decision | undefined)
+  /** Holds a session to what it was let in by, or one with a server to bans and rules of that server, from now until it ends. */
+  watch(session: Session, leave: Leave | undefined, server = false): void {
+    const entry = newEntry(session.peer, leave as Decision | undefined, server)
     this.#entries.set(session, entry)
     this.#entryOf.set(session, entry)
     session.addEventListener('close', () => this.#entries.delete(session))
@@ -156,8 +175,14 @@ export class Gate {
     const object = splitForm(stream.protocol).protocol
     if (UNJUDGED.has(object)) return serve()
     const question: Question = { peer: session.peer, direction: 'in', object }
+    const settling = this.#settling(session.peer)
+    if (settling !== undefined && this.#firewall.decide(question).action === 'deny') {
+      // Asked again when it is over, whatever came of it.
+      return void settling.then(() => this.enter(session, stream, serve))
+    }
     const before = this.#changes
     const decision = this.#firewall.settle(question)
+    if (this.#isForOthers(session, decision)) return this.#refuse(stream, 'ERR_PEERLINE_DENIED')
     // Whoever was told of the decision may have set another rule.
     if (decision?.action === 'allow' && this.#changes !== before && !this.#firewall.stands(decision)) {
       return this.#refuse(stream, 'ERR_PEERLINE_DENIED')
@@ -179,7 +204,9 @@ export class Gate {
    */
   offer(session: Session, stream: Stream, serve: () => void): void {
     const object = splitForm(stream.protocol).protocol
-    if (this.#firewall.offers({ peer: session.peer, direction: 'in', object })) serve()
+    const question: Question = { peer: session.peer, direction: 'in', object }
+    const others = this.#isForOthers(session, this.#firewall.decide(question))
+    if (!others && this.#firewall.offers(question)) serve()
     else this.#refuse(stream, 'ERR_PEERLINE_DENIED')
   }
 
@@ -206,6 +233,11 @@ export class Gate {
     const running = { held, cut }
     this.#running.add(running)
     return () => this.#running.delete(running)
+  }
+
+  /** True where a server that we dialled would be let do what everyone may who was let in. */
+  #isForOthers(session: Session, decision: Decision | undefined): boolean {
+    return this.#entryOf.get(session)?.server === true && decision?.rule?.subject === 'everyone'
   }
 
   /** Opens a stream of ours, where we may. @throws PeerlineError as {@link decide}, and of `open` */
@@ -304,8 +336,8 @@ export class Gate {
   }
 }
 
-function newEntry(peer: PeerId, leave: Decision | undefined): Entry {
-  return { peer, leave, streams: [], sweepAt: FIRST_SWEEP, cut: false }
+function newEntry(peer: PeerId, leave: Decision | undefined, server = false): Entry {
+  return { peer, server, leave, streams: [], sweepAt: FIRST_SWEEP, cut: false }
 }
 
 function banned(): PeerlineError {

@@ -14,6 +14,15 @@ import { KeyedLimiter, type Rate } from '../policy/limits.ts'
  */
 export const CONNECTIONS_PER_SOURCE: Rate = { rate: 200, burst: 2_000 }
 
+/**
+ * Connections that wait to be accepted at a peer: all of them are taken in one turn of the event loop, at some 0.1 ms each, in
+ * which everybody else waits. Who finds no room asks again within a second (RFC 6298 section 2.1).
+ */
+const BACKLOG = 128
+
+/** The same, of a server that a crowd may come back to: as Node has it. */
+const SERVER_BACKLOG = 511
+
 export class Listener {
   readonly #server: net.Server
   readonly #host: string
@@ -37,7 +46,7 @@ export class Listener {
       if (limiter.take(sourceKey(socket.remoteAddress ?? ''))) onPath(tcpPath(socket))
       else socket.destroy()
     })
-    await listenOn(server, host, port)
+    await listenOn(server, host, port, BACKLOG)
     return new Listener(server)
   }
 
@@ -70,13 +79,20 @@ export class Listener {
  * Binds a server; an empty host means every interface.
  * @throws PeerlineError `ERR_PEERLINE_ADDRESS_IN_USE`, `ERR_PEERLINE_INVALID`
  */
-export async function listenOn(server: net.Server, host: string, port: number): Promise<void> {
+export async function listenOn(
+  server: net.Server,
+  host: string,
+  port: number,
+  backlog: number = SERVER_BACKLOG,
+): Promise<void> {
   try {
-    await bind(server, host === '' ? '::' : host, port)
+    await bind(server, { host: host === '' ? '::' : host, port, backlog })
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code
     // Machines without IPv6 have no `::`.
-    if (host === '' && (code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL')) return listenOn(server, '0.0.0.0', port)
+    if (host === '' && (code === 'EAFNOSUPPORT' || code === 'EADDRNOTAVAIL')) {
+      return listenOn(server, '0.0.0.0', port, backlog)
+    }
     const where = formatHostPort(host, port)
     if (code === 'EADDRINUSE') {
       throw new PeerlineError('ERR_PEERLINE_ADDRESS_IN_USE', `${where} is in use`, { cause: error })
@@ -85,10 +101,10 @@ export async function listenOn(server: net.Server, host: string, port: number): 
   }
 }
 
-function bind(server: net.Server, host: string, port: number): Promise<void> {
+function bind(server: net.Server, where: net.ListenOptions): Promise<void> {
   return new Promise((resolve, reject) => {
     server.once('error', reject)
-    server.listen({ host, port }, () => {
+    server.listen(where, () => {
       server.off('error', reject)
       // An accept that fails later (too many open files) costs that connection, not the process.
       server.on('error', () => {})

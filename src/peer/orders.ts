@@ -9,12 +9,14 @@
  * - Nothing of a task is read before all else is verified, and its number is on the disk before it is begun: what is copied
  *   is refused, also after a restart.
  * - Numbers are the milliseconds since 1970, or one more than the last: an authority need keep none.
+ * - Of orders given at once a large one may come after later ones, and is refused as older: it is signed anew.
  */
 import { decodeCbor, encodeCbor, fields } from '../bytes/index.ts'
-import { asPeerlineError, isErrorCode, PeerlineError } from '../errors.ts'
+import { asPeerlineError, isErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import type { Authorities } from '../policy/authorities.ts'
-import { MAX_ORDER_BYTES, signOrder } from '../policy/order.ts'
+import { signOrder } from '../policy/order.ts'
+import { wellFormed } from '../protocol/failure.ts'
 import type { RequestContext } from '../protocol/index.ts'
 import { decodeTask, encodeTask, type KnownTask, type TaskQueue, type TaskResult } from '../tasks/index.ts'
 
@@ -28,6 +30,9 @@ const MAX_ANSWER_BYTES = 70_000
 const MAX_VALUE_BYTES = 65_536
 /** UTF-16 units of what an error says. */
 const MAX_MESSAGE_CHARS = 300
+
+/** How often an order is signed: a large one may be overtaken on its way by later ones, and is refused then. */
+const MAX_SIGNED = 4
 
 /** What became of an order. `queued`: it is not done yet, and nothing more will be said of it. */
 export type OrderOutcome =
@@ -46,7 +51,6 @@ export interface OrdersOptions {
 
 /** Takes orders. */
 export class Orders {
-  readonly maxRequestBytes = MAX_ORDER_BYTES
   readonly #options: OrdersOptions
 
   constructor(options: OrdersOptions) {
@@ -86,16 +90,24 @@ async function outcome(result: Promise<TaskResult>, signal: AbortSignal): Promis
   }
 }
 
+/** What of a value the authority is told: numbers whole, as no others have a form on the wire; nothing of what is too large. */
 function told(value: unknown): { value?: Uint8Array | string | number | boolean } {
   if (value instanceof Uint8Array) return value.length <= MAX_VALUE_BYTES ? { value } : {}
-  if (typeof value === 'string') return { value: value.slice(0, MAX_MESSAGE_CHARS) }
-  return typeof value === 'boolean' || Number.isFinite(value) ? { value: value as boolean | number } : {}
+  if (typeof value === 'string') return { value: line(value) }
+  if (typeof value === 'boolean') return { value }
+  const whole = typeof value === 'number' ? Math.round(value) : Number.NaN
+  return Number.isSafeInteger(whole) ? { value: whole } : {}
+}
+
+/** It will be printed: a terminal obeys control characters. What is cut off may leave half of a character. */
+function line(text: string): string {
+  return wellFormed(text.slice(0, MAX_MESSAGE_CHARS)).replace(/\p{Cc}/gu, ' ')
 }
 
 function encodeOutcome(outcome: OrderOutcome): Uint8Array {
   if (outcome.state === 'failed') {
     const { code, message } = outcome.error
-    return encodeCbor({ state: outcome.state, code, message: message.slice(0, MAX_MESSAGE_CHARS) })
+    return encodeCbor({ state: outcome.state, code, message: line(message) })
   }
   return encodeCbor({ ...outcome })
 }
@@ -108,7 +120,7 @@ function decodeOutcome(bytes: Uint8Array): OrderOutcome {
   if (state === 'done') return { state, ...told((answer as { value?: unknown }).value) }
   if (state !== 'failed') return { state }
   const code = all.text('code', { max: 64 })
-  const message = all.text('message', { max: MAX_MESSAGE_CHARS })
+  const message = line(all.text('message', { max: MAX_MESSAGE_CHARS }))
   return { state, error: new PeerlineError(isErrorCode(code) ? code : 'ERR_PEERLINE_REMOTE', message) }
 }
 
@@ -123,16 +135,37 @@ export class OrderGiver {
 
   /**
    * Has a peer do a task, by `ask`, which asks it over its own session.
+   * @param options.once `ask` may ask again what may have been taken: it is signed but once then. @default false
    * @throws PeerlineError `ERR_PEERLINE_INVALID` for a task that is none; and as `ask`
    */
-  async give(to: PeerId, task: KnownTask, ask: (order: Uint8Array) => Promise<Uint8Array>): Promise<OrderOutcome> {
-    this.#last = Math.max(this.#last + 1, Date.now())
-    const order = signOrder(this.#identity, { to, sequence: this.#last, task: encodeTask(task) })
-    const answer = await ask(order)
+  async give(
+    to: PeerId,
+    task: KnownTask,
+    ask: (order: Uint8Array) => Promise<Uint8Array>,
+    { once = false }: { once?: boolean } = {},
+  ): Promise<OrderOutcome> {
+    const bytes = encodeTask(task)
+    const answer = await this.#ask(to, bytes, ask, once ? 1 : MAX_SIGNED)
     try {
       return decodeOutcome(answer)
     } catch (error) {
       throw asPeerlineError(error, 'ERR_PEERLINE_PROTOCOL')
     }
+  }
+
+  async #ask(
+    to: PeerId,
+    task: Uint8Array,
+    ask: (order: Uint8Array) => Promise<Uint8Array>,
+    left: number,
+  ): Promise<Uint8Array> {
+    this.#last = Math.max(this.#last + 1, Date.now())
+    try {
+      return await ask(signOrder(this.#identity, { to, sequence: this.#last, task }))
+    } catch (error) {
+      const overtaken = isPeerlineError(error) && error.code === 'ERR_PEERLINE_REPLAY'
+      if (!overtaken || left <= 1) throw error
+    }
+    return this.#ask(to, task, ask, left - 1)
   }
 }

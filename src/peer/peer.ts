@@ -122,7 +122,10 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     standing.onChange(() => memory.touch())
     memory.addEventListener('error', ({ detail }) => this.emit('storeError', detail))
     const { streams: maxStreams, rate, memoryBytes = MEMORY_BYTES, ...limits } = options.limits ?? {}
-    this.#gate = new Gate({ firewall: memory.firewall, bans: memory.bans, limits })
+    this.#gate = new Gate({
+      ...{ firewall: memory.firewall, bans: memory.bans, limits },
+      settling: (peer) => standing.trust?.settling(peer),
+    })
     this.#handlers = new Handlers({
       gate: this.#gate,
       closing: this.#closing.signal,
@@ -406,6 +409,10 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     url: ReturnType<typeof parseServerUrl>,
     signal: AbortSignal,
   ): Promise<{ session: Session; localPort: number }> {
+    if (this.bans.isBanned(url.peer)) {
+      const recover = 'Lift the ban, or use another rendezvous.'
+      throw new PeerlineError('ERR_PEERLINE_DENIED', `this peer has banned its rendezvous ${url.peer}`, { recover })
+    }
     for (let attempt = 1; ; attempt++) {
       const localPort = this.#reachability.tcpPort
       try {
@@ -648,8 +655,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   }
 
   #onSession(session: Session, { server, leave }: { server: boolean; leave: Leave | undefined }): void {
+    this.#gate.watch(session, leave, server)
     if (server) return
-    this.#gate.watch(session, leave)
     if (!session.initiator) this.#duties.meet(session)
     session.keepAliveMs = { udp: this.#reachability.keepAliveMs }
     session.addEventListener('open', () => {

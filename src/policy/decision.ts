@@ -6,7 +6,7 @@ import type { Question, Rule } from './rule.ts'
  * Why: `rule` says so; `function`, `permissions` and `rate` of the rule refuse; `no-rule`: none says anything;
  * `no-approver`: a rule wants the owner asked, who cannot be; `approved` or `refused` by the owner, who was asked;
  * `unanswered` in time; `failed`: the approver did; `busy`: too many wait for an answer; `left`: the asker gave up;
- * `closed`: the firewall is.
+ * `closed`: the firewall is; `banned`: whatever the rules say.
  */
 export type Reason =
   | 'rule'
@@ -22,6 +22,7 @@ export type Reason =
   | 'busy'
   | 'left'
   | 'closed'
+  | 'banned'
 
 export interface Decision {
   /** `ask`: the owner is to say. `admit` never ends with it. */

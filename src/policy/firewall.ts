@@ -294,6 +294,11 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
     throw refusal(decision)
   }
 
+  /** Notes a decision that was made elsewhere, before any rule. */
+  note(decision: Decision): void {
+    this.#tell(decision)
+  }
+
   // ---- keeping, and the end ----
 
   /**

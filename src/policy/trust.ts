@@ -126,6 +126,11 @@ export class Trust extends TypedEventTarget<TrustEvents> {
     return this.#attached?.firewall.concerns([`group:${TRUSTED}`], peer) ?? false
   }
 
+  /** While a handshake with a peer runs: resolves when it is over, for what is refused now may be allowed then. */
+  settling(peer: PeerId): Promise<unknown> | undefined {
+    return this.#visits.get(peer)?.attempt?.over
+  }
+
   /** Trusts a peer from now on. @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_LIMIT` */
   trust(peer: PeerId): void {
     const { firewall } = this.#needed()

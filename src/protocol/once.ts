@@ -62,6 +62,7 @@ class OnceServed extends Deadline implements StreamSink, Joiner {
     // Nothing comes behind the body.
     if (this.#state !== 'receiving') return this.#giveUp(StreamCode.FAILED)
     if (!this.#received.add(chunk)) return this.#giveUp(StreamCode.TOO_LARGE)
+    if (!this.#stream.retain(chunk.length)) return this.#giveUp(StreamCode.BUSY)
     try {
       this.#head ??= readOnceHead(this.#received.peek())
     } catch {

@@ -191,11 +191,13 @@ class Received extends Deadline implements StreamSink {
   }
 
   data(chunk: Uint8Array): void {
-    if (this.#state !== 'receiving' || this.#body.add(chunk)) return
-    this.#refuse(
-      StreamCode.TOO_LARGE,
-      new PeerlineError('ERR_PEERLINE_TOO_LARGE', 'the message was larger than allowed'),
-    )
+    if (this.#state !== 'receiving') return
+    if (!this.#body.add(chunk)) {
+      const text = 'the message was larger than allowed'
+      return this.#refuse(StreamCode.TOO_LARGE, new PeerlineError('ERR_PEERLINE_TOO_LARGE', text))
+    }
+    if (this.#stream.retain(chunk.length)) return
+    this.#refuse(StreamCode.BUSY, new PeerlineError('ERR_PEERLINE_LIMIT', 'the memory for messages is used up'))
   }
 
   error(error: PeerlineError): void {

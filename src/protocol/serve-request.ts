@@ -84,9 +84,12 @@ class Served extends Deadline implements StreamSink {
   }
 
   data(chunk: Uint8Array): void {
-    if (this.#state !== 'receiving' || this.#body.add(chunk)) return
+    if (this.#state !== 'receiving') return
+    const fits = this.#body.add(chunk)
+    // It is kept until it is answered.
+    if (fits && this.stream.retain(chunk.length)) return
     this.#over()
-    this.stream.reset(StreamCode.TOO_LARGE)
+    this.stream.reset(fits ? StreamCode.BUSY : StreamCode.TOO_LARGE)
   }
 
   error(): void {

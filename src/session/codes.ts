@@ -21,7 +21,7 @@ const ERRORS: Readonly<Record<number, readonly [ErrorCode, string]>> = {
   [StreamCode.CANCELLED]: ['ERR_PEERLINE_RESET', 'the other side cancelled the stream'],
   [StreamCode.NO_PROTOCOL]: ['ERR_PEERLINE_NO_PROTOCOL', 'the other side does not handle this protocol'],
   [StreamCode.DENIED]: ['ERR_PEERLINE_DENIED', 'the other side refuses this stream'],
-  [StreamCode.BUSY]: ['ERR_PEERLINE_BUSY', 'the other side has too many streams open'],
+  [StreamCode.BUSY]: ['ERR_PEERLINE_BUSY', 'the other side is at a limit'],
   [StreamCode.TOO_LARGE]: ['ERR_PEERLINE_TOO_LARGE', 'the other side takes no message this large'],
   [StreamCode.FAILED]: ['ERR_PEERLINE_REMOTE', 'the handler at the other side failed'],
   [StreamCode.TIMEOUT]: ['ERR_PEERLINE_TIMEOUT', 'the other side gave up waiting'],

@@ -1,19 +1,19 @@
 /**
- * Memory of all sessions of a peer together, for what grows: windows beyond their first size, streams beyond the first
- * few, what is sent and unacknowledged, records that came early.
+ * Memory of all sessions of a peer together, for what piles up: what came and is not read, bodies of requests that are not
+ * whole or not answered, what is sent and unacknowledged, records that came early.
  *
  *     MemoryBudget (of a peer) --share()--> MemoryShare (of a session) --> Allowance (of what grows by and by)
  *                                             \__ close(): all is given back
  *
  * - What is used never exceeds the limit, and is 0 when every session has ended.
- * - Every session has a little of its own, outside of the budget, so that the last to come still works, if slowly: about
- *   1.5 MiB (`StreamTable`, {@link STEP_BYTES}).
+ * - Every session has a little of each outside of the budget, about 1.5 MiB in all: whoever piles up little works as ever,
+ *   whatever others do.
  */
 import { PeerlineError } from '../errors.ts'
 
 /**
- * Bytes by which an allowance grows and shrinks, and its first, which is free: the first window of a stream. Four records
- * of bulk data, so that the budget is asked seldom.
+ * Bytes by which an allowance grows and shrinks: the first window of a stream. Four records of bulk data, so that the budget
+ * is asked seldom.
  */
 const STEP_BYTES = 262_144
 
@@ -86,16 +86,22 @@ export class MemoryShare {
   }
 }
 
-/** How many bytes something may hold, from {@link STEP_BYTES} up to `most`, as far as the budget goes. */
+/** How many bytes something may hold, from `free` up to `most`, as far as the budget goes. */
 export class Allowance {
   readonly #share: MemoryShare
   readonly #most: number
-  #bytes = STEP_BYTES
+  readonly #free: number
+  #bytes: number
 
-  /** @param most a multiple of {@link STEP_BYTES} */
-  constructor(share: MemoryShare, most: number) {
+  /**
+   * @param most a multiple of {@link STEP_BYTES}
+   * @param free what is not taken from the budget
+   */
+  constructor(share: MemoryShare, most: number, free: number = STEP_BYTES) {
     this.#share = share
     this.#most = most
+    this.#free = free
+    this.#bytes = free
   }
 
   /** True when `bytes` may be held; takes what that needs. */
@@ -109,7 +115,7 @@ export class Allowance {
 
   /** Gives back what is not needed to hold `bytes`. */
   shrink(bytes: number): void {
-    while (this.#bytes - STEP_BYTES >= Math.max(bytes, STEP_BYTES)) {
+    while (this.#bytes - STEP_BYTES >= Math.max(bytes, this.#free)) {
       this.#bytes -= STEP_BYTES
       this.#share.give(STEP_BYTES)
     }

@@ -33,6 +33,8 @@ function make(options: { onMessage?: (message: unknown) => void; credit?: boolea
       sendStop: (_stream, code) => sent.push(['stop', code]),
       sendWindow: () => {},
       credit: (_stream, bytes) => bytes,
+      hold: () => true,
+      release: () => {},
       reserveWindow: () => true,
       releaseWindow: () => {},
       rttMs: 1,

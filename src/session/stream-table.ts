@@ -2,8 +2,10 @@
  * The streams of a session: numbers, limits, who may send next.
  *
  * - Memory a peer can make us hold is bounded by `maxStreams` initial windows and one budget for windows that grew,
- *   so that no stream's reader can starve another's. All of that, but for {@link FREE_STREAMS}, counts in the budget of
- *   all sessions as well: when that is used up, windows stay as they are, and more streams are refused with BUSY.
+ *   so that no stream's reader can starve another's. Both count in the budget of all sessions as well: windows when they
+ *   grow, and beside them what is held, because nobody reads it or whoever read it keeps it, above {@link FREE_BYTES}. When that
+ *   budget is used up, windows stay as they are, and the stream that wants to hold more is given up with BUSY. Who holds
+ *   little is not touched by those who hold much.
  * - A stream that was given up makes room for the next at once, while what it set off here may go on: so a bound on those
  *   that are open bounds nothing for who opens and gives up. {@link GIVEN_UP} does.
  */
@@ -12,9 +14,9 @@ import { Bucket, type Pacer } from './byte-rate.ts'
 import { StreamCode } from './codes.ts'
 import { checkProtocol, type FrameWriter } from './frame.ts'
 import type { Inflow } from './inflow.ts'
-import type { MemoryShare } from './memory-budget.ts'
+import { Allowance, type MemoryShare } from './memory-budget.ts'
 import type { PieceSource } from './outbox.ts'
-import { INITIAL_WINDOW_BYTES, type Piece, Stream, type StreamHost } from './stream.ts'
+import { type Piece, Stream, type StreamHost } from './stream.ts'
 
 /** Streams open at once in each direction. */
 export const DEFAULT_MAX_STREAMS = 256
@@ -22,11 +24,11 @@ export const DEFAULT_MAX_STREAMS = 256
 /** Bytes by which all windows of a session together may grow beyond their first size: four of the largest. */
 const WINDOW_BUDGET_BYTES = 67_108_864
 
+/** Bytes that a session may hold outside of the budget: four streams that are read late fill their first windows. */
+const FREE_BYTES = 1_048_576
+
 /** Callers that may wait for a free stream. */
 const MAX_WAITING_OPENS = 4_096
-
-/** Streams in each direction whose first windows are outside of the budget: a session that has none is of no use. */
-const FREE_STREAMS = 2
 
 /**
  * Streams of theirs that the other side may give up: the RESET and STOP frames that end a direction of one, and the streams
@@ -62,12 +64,15 @@ export class StreamTable implements StreamHost, PieceSource {
   #localOpen = 0
   #remoteOpen = 0
   #budget = WINDOW_BUDGET_BYTES
+  readonly #memory: Allowance
+  #held = 0
   readonly #mayGiveUp = new Bucket(GIVEN_UP)
   #waiting: { resolve: () => void; reject: (error: PeerlineError) => void }[] = []
   #ended: PeerlineError | undefined
 
   constructor(options: StreamTableOptions) {
     this.#options = options
+    this.#memory = new Allowance(options.memory, Number.POSITIVE_INFINITY, FREE_BYTES)
     this.#nextLocal = options.initiator ? 0 : 1
     this.#nextRemote = options.initiator ? 1 : 0
   }
@@ -80,11 +85,6 @@ export class StreamTable implements StreamHost, PieceSource {
     checkProtocol(protocol)
     while (this.#localOpen >= this.#options.maxStreams) await this.#turn(protocol, signal)
     if (this.#ended !== undefined) throw this.#ended
-    if (!this.#takeFirstWindow(this.#localOpen)) {
-      // The place is not taken: whoever waits next may fare better.
-      this.#waiting.shift()?.resolve()
-      throw new PeerlineError('ERR_PEERLINE_LIMIT', `the memory for streams of all sessions is used up: ${protocol}`)
-    }
     const id = this.#nextLocal
     this.#nextLocal += 2
     this.#localOpen++
@@ -126,7 +126,7 @@ export class StreamTable implements StreamHost, PieceSource {
     if (id !== this.#nextRemote) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `stream ${id} opened out of turn`)
     this.#nextRemote += 2
     const { maxStreams, inflow, onStream } = this.#options
-    if (refuse || this.#remoteOpen >= maxStreams || !this.#takeFirstWindow(this.#remoteOpen)) {
+    if (refuse || this.#remoteOpen >= maxStreams) {
       const code = refuse ? StreamCode.CANCELLED : StreamCode.BUSY
       this.sendReset(id, code)
       this.sendStop(id, code)
@@ -221,6 +221,23 @@ export class StreamTable implements StreamHost, PieceSource {
     return this.#options.inflow?.credit(stream, bytes) ?? bytes
   }
 
+  hold(bytes: number): boolean {
+    if (!this.#memory.holds(this.#held + bytes - this.#grown)) return false
+    this.#held += bytes
+    return true
+  }
+
+  release(bytes: number): void {
+    if (bytes === 0) return
+    this.#held -= bytes
+    this.#memory.shrink(this.#held - this.#grown)
+  }
+
+  /** Bytes by which windows have grown: what fills them is paid for. */
+  get #grown(): number {
+    return WINDOW_BUDGET_BYTES - this.#budget
+  }
+
   reserveWindow(bytes: number): boolean {
     if (bytes > this.#budget || !this.#options.memory.take(bytes)) return false
     this.#budget -= bytes
@@ -237,19 +254,9 @@ export class StreamTable implements StreamHost, PieceSource {
     if (!this.#streams.delete(stream.id)) return
     this.#options.inflow?.onDone(stream)
     if (this.#isLocal(stream.id)) {
-      this.#giveFirstWindow(this.#localOpen--)
+      this.#localOpen--
       this.#waiting.shift()?.resolve()
-    } else this.#giveFirstWindow(this.#remoteOpen--)
-  }
-
-  /** True when there may be one more stream beside `open` in its direction. */
-  #takeFirstWindow(open: number): boolean {
-    return open < FREE_STREAMS || this.#options.memory.take(INITIAL_WINDOW_BYTES)
-  }
-
-  /** One of `open` streams in its direction is done. */
-  #giveFirstWindow(open: number): void {
-    if (open > FREE_STREAMS) this.#options.memory.give(INITIAL_WINDOW_BYTES)
+    } else this.#remoteOpen--
   }
 
   #isLocal(id: number): boolean {

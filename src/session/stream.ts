@@ -39,6 +39,10 @@ export interface StreamHost {
   sendWindow(stream: number, offset: number): void
   /** How many of `bytes` may be granted now; with fewer than all, `grantMore` is called when there are more. */
   credit(stream: Stream, bytes: number): number
+  /** Counts `bytes` that are kept here; false when there is no memory for them. */
+  hold(bytes: number): boolean
+  /** Gives back `bytes` that were held. */
+  release(bytes: number): void
   /** Takes `bytes` from the session's budget for larger windows; false when it is used up. */
   reserveWindow(bytes: number): boolean
   /** Gives `bytes` of that budget back: nothing more is read, and `unused` bytes that were granted have not come. */
@@ -102,6 +106,9 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   // reading
   #chunks: Uint8Array[] = []
   #head = 0
+  /** Bytes in `#chunks`, and those that whoever reads keeps until the stream is done: both are held. */
+  #unread = 0
+  #retained = 0
   #receiveOffset = 0
   #consumed = 0
   #granted = INITIAL_WINDOW_BYTES
@@ -316,8 +323,7 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   cancel(code: number = StreamCode.CANCELLED): void {
     if (this.#receiveDone) return
     if (!this.#finReceived) this.#host.sendStop(this.id, code)
-    this.#chunks = []
-    this.#head = 0
+    this.#drop()
     this.#receiveFinished()
     this.#waiter?.resolve(END)
     this.#waiter = undefined
@@ -338,6 +344,8 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   #take(): Uint8Array | undefined {
     if (this.#head === this.#chunks.length) return undefined
     const chunk = this.#chunks[this.#head]!
+    this.#unread -= chunk.length
+    this.#host.release(chunk.length)
     this.#chunks[this.#head++] = EMPTY
     if (this.#head === this.#chunks.length) {
       this.#chunks.length = 0
@@ -401,7 +409,7 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
         this.#waiter = undefined
         waiter.resolve({ value: data, done: false })
         this.#consume(data.length)
-      } else this.#keep(data)
+      } else if (!this.#keep(data)) return
     }
     if (!fin) return
     if (this.#chunks.length === 0) this.#receiveFinished()
@@ -410,12 +418,34 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
     this.#waiter = undefined
   }
 
-  /** Keeps a chunk for a later read, joined to the last one when many small ones wait. */
-  #keep(data: Uint8Array): void {
+  /** Keeps a chunk for a later read, joined to the last one when many small ones wait. Without memory the stream fails. */
+  #keep(data: Uint8Array): boolean {
+    if (!this.#host.hold(data.length)) {
+      const text = `${this.protocol}: the memory for what is not read is used up`
+      this.#fail(new PeerlineError('ERR_PEERLINE_LIMIT', text), StreamCode.BUSY)
+      return false
+    }
+    this.#unread += data.length
     const last = this.#chunks.length - 1
     if (last - this.#head >= JOIN_ABOVE_CHUNKS && this.#chunks[last]!.length + data.length <= JOIN_BYTES) {
       this.#chunks[last] = Buffer.concat([this.#chunks[last]!, data])
     } else this.#chunks.push(data)
+    return true
+  }
+
+  /** Drops what is not read. */
+  #drop(): void {
+    this.#chunks = []
+    this.#head = 0
+    this.#host.release(this.#unread)
+    this.#unread = 0
+  }
+
+  /** @internal Counts `bytes` that were read and are kept until the stream is done; false when there is no memory for them. */
+  retain(bytes: number): boolean {
+    if (this.done || !this.#host.hold(bytes)) return false
+    this.#retained += bytes
+    return true
   }
 
   /** @internal A RESET frame came. True when that gives up what we read. */
@@ -436,8 +466,7 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   #receiveFailed(error: PeerlineError): void {
     if (this.#receiveDone || (this.#finReceived && this.#chunks.length > 0)) return
     this.#receiveError = error
-    this.#chunks = []
-    this.#head = 0
+    this.#drop()
     this.#receiveFinished()
     this.#sink?.error(error)
     this.#waiter?.reject(error)
@@ -479,6 +508,8 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
 
   #checkDone(): void {
     if (!this.done) return
+    this.#host.release(this.#retained)
+    this.#retained = 0
     this.#host.streamDone(this)
     if (this.#onDone !== undefined) for (const tell of this.#onDone) tell()
     this.#onDone = undefined

@@ -327,7 +327,7 @@ describe('a run that is due while the last goes on', () => {
       ),
       { numRuns: 200 },
     )
-    expect(most).toBeGreaterThan(5)
+    expect(most).toBeGreaterThan(1)
   })
 })
 
