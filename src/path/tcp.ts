@@ -23,18 +23,19 @@ export class SocketPipe implements Pipe {
   #closed: boolean
   #blocked = false
   #paused = false
-  /** What came when there was no time for it; the socket is paused until it is its turn. */
-  #late: Buffer | undefined
+  /** What came and is not read; the socket is paused while that waits for its turn. */
+  #chunk: Buffer | undefined
+  #waits = false
   readonly #reader: Reader
 
   constructor(socket: net.Socket) {
     this.#socket = socket
-    const bytes = () => this.#late?.length ?? 0
+    const bytes = () => this.#chunk?.length ?? 0
     this.#reader = {
       get bytes() {
         return bytes()
       },
-      read: () => this.#catchUp(),
+      read: () => this.#read(),
     }
     this.remote = formatRemote(socket)
     socket.setNoDelay(true)
@@ -48,7 +49,7 @@ export class SocketPipe implements Pipe {
     socket.on('error', onError)
     socket.on('close', () => {
       this.#closed = true
-      this.#catchUp()
+      this.#read()
       this.#handler?.close(this.#error)
     })
   }
@@ -73,7 +74,7 @@ export class SocketPipe implements Pipe {
       })
       this.#socket.on('data', (chunk: Buffer) => this.#onData(chunk))
     }
-    if (this.#late === undefined) this.#socket.resume() // whoever looked into it before may have paused it
+    if (!this.#waits) this.#socket.resume() // whoever looked into it before may have paused it
   }
 
   write(parts: readonly Uint8Array[]): boolean {
@@ -91,21 +92,24 @@ export class SocketPipe implements Pipe {
 
   #onData(chunk: Buffer): void {
     // One more may be under way when a socket is paused.
-    if (this.#late !== undefined) this.#late = Buffer.concat([this.#late, chunk])
-    else if (turns.take(this.#reader)) this.#handler!.data(chunk)
+    if (this.#chunk !== undefined) this.#chunk = Buffer.concat([this.#chunk, chunk])
     else {
-      this.#late = chunk
+      this.#chunk = chunk
+      if (turns.read(this.#reader)) return
+      this.#waits = true
       this.#socket.pause()
     }
   }
 
   /** Its turn has come, or nothing more will. */
-  #catchUp(): void {
-    const late = this.#late
-    if (late === undefined) return
-    this.#late = undefined
-    this.#handler!.data(late)
-    if (!this.#paused && !this.#closed) this.#socket.resume()
+  #read(): void {
+    const chunk = this.#chunk
+    if (chunk === undefined) return
+    this.#chunk = undefined
+    const waited = this.#waits
+    this.#waits = false
+    this.#handler!.data(chunk)
+    if (waited && !this.#paused && !this.#closed) this.#socket.resume()
   }
 
   pause(): void {
@@ -115,7 +119,7 @@ export class SocketPipe implements Pipe {
 
   resume(): void {
     this.#paused = false
-    if (this.#late === undefined) this.#socket.resume()
+    if (!this.#waits) this.#socket.resume()
   }
 
   end(): void {
@@ -123,7 +127,7 @@ export class SocketPipe implements Pipe {
   }
 
   destroy(): void {
-    this.#late = undefined
+    this.#chunk = undefined
     // What the kernel still holds would keep the way to that port taken, for minutes when nobody acknowledges it. TLS has no reset.
     if ('encrypted' in this.#socket) this.#socket.destroy()
     else this.#socket.resetAndDestroy()

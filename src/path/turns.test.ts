@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
-import { Turns } from './turns.ts'
+import { type Reader, Turns } from './turns.ts'
 
 /** Time moves when a reader takes it. */
 let now = 0
@@ -15,8 +15,8 @@ afterEach(() => {
   vi.useRealTimers()
 })
 
-/** Somebody whose chunk has so many bytes, and takes so many ms to read. */
-function reader(read: string[], name: string, bytes: number, ms = 0) {
+/** Somebody whose chunks have so many bytes, and take so many ms to read. */
+function reader(read: string[], name: string, ms = 0, bytes = 100): Reader {
   return {
     bytes,
     read: () => {
@@ -26,53 +26,77 @@ function reader(read: string[], name: string, bytes: number, ms = 0) {
   }
 }
 
-/** As a path does: what may not be read now is read when it is called. */
-function come(turns: Turns, one: ReturnType<typeof reader>): void {
-  if (turns.take(one)) one.read()
-}
-
 /** One turn of the event loop. */
 const turn = () => vi.runOnlyPendingTimers()
 
 test('while there is time everybody is read as it comes', () => {
   const [turns, read] = [new Turns(), [] as string[]]
-  for (const name of ['a', 'b', 'c']) come(turns, reader(read, name, 65_536))
+  for (const name of ['a', 'b', 'c']) expect(turns.read(reader(read, name))).toBe(true)
   expect(read).toEqual(['a', 'b', 'c'])
 })
 
-test('after 2 ms of a turn who comes waits, and the shortest goes first', () => {
+test('after 2 ms of a turn who comes waits, and who brings least, and sets off least, goes first', () => {
   const [turns, read] = [new Turns(), [] as string[]]
-  come(turns, reader(read, 'slow', 10, 3))
-  for (const [name, bytes] of [
-    ['long', 60_000],
-    ['short', 100],
-    ['middle', 1_000],
-  ] as const) {
-    come(turns, reader(read, name, bytes))
-  }
-  expect(read).toEqual(['slow'])
+  const [slow, long, short] = [
+    reader(read, 'slow', 3, 40),
+    reader(read, 'long', 0.1, 9_000),
+    reader(read, 'short', 0.1),
+  ]
+  for (const one of [long, short, slow]) turns.read(one)
+  for (const one of [slow, long, short]) expect(turns.read(one)).toBe(false)
+  read.length = 0
   turn()
-  expect(read).toEqual(['slow', 'short', 'middle', 'long'])
-  come(turns, reader(read, 'later', 10))
-  expect(read.at(-1)).toBe('later')
+  expect(read).toEqual(['short', 'slow'])
+  turn()
+  expect(read).toEqual(['short', 'slow', 'long'])
+  turn()
+  expect(turns.read(short)).toBe(true)
 })
 
-test('who comes behind those that wait, waits as well', () => {
+test('who comes behind those that wait, waits as well, and equals are read as they came', () => {
   const [turns, read] = [new Turns(), [] as string[]]
-  come(turns, reader(read, 'slow', 10, 3))
-  come(turns, reader(read, 'first', 500))
-  expect(turns.take(reader(read, 'second', 500))).toBe(false)
+  turns.read(reader(read, 'slow', 3))
+  for (const name of ['first', 'second', 'third']) expect(turns.read(reader(read, name))).toBe(false)
+  turn()
+  expect(read).toEqual(['slow', 'first', 'second', 'third'])
 })
 
-test('nobody starves: who has waited for 250 ms is read, though shorter ones come without end', () => {
+test('what somebody did before hardly counts after some chunks', () => {
   const [turns, read] = [new Turns(), [] as string[]]
-  come(turns, reader(read, 'slow', 10, 3))
-  come(turns, reader(read, 'patient', 65_536))
-  for (let count = 0; count < 200 && !read.includes('patient'); count++) {
-    for (let one = 0; one < 4; one++) come(turns, reader(read, 'short', 10, 1))
+  let ms = 8
+  const reformed: Reader = {
+    bytes: 100,
+    read: () => {
+      read.push('reformed')
+      now += ms
+    },
+  }
+  const steady = reader(read, 'steady', 1)
+  for (let count = 0; count < 20; count++) {
+    turns.read(reformed)
+    turn()
+    turns.read(steady)
+    turn()
+    ms = 0.1
+  }
+  turns.read(reader(read, 'slow', 3))
+  for (const one of [steady, reformed]) expect(turns.read(one)).toBe(false)
+  read.length = 0
+  turn()
+  expect(read).toEqual(['reformed', 'steady'])
+})
+
+test('nobody starves: who has waited for 250 ms is read, though lighter ones come without end', () => {
+  const [turns, read] = [new Turns(), [] as string[]]
+  const patient = reader(read, 'patient', 50)
+  turns.read(patient)
+  expect(turns.read(patient)).toBe(false)
+  read.length = 0
+  let count = 0
+  while (!read.includes('patient') && count++ < 500) {
+    for (let one = 0; one < 4; one++) turns.read(reader(read, 'new', 1))
     turn()
   }
   expect(read).toContain('patient')
-  const before = read.indexOf('patient')
-  expect(before).toBeGreaterThan(10)
+  expect(read.indexOf('patient')).toBeGreaterThan(50)
 })

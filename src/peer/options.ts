@@ -27,7 +27,7 @@ export interface PeerLimits extends ConnectionLimitsOptions {
   readonly streams?: number
   /** Bytes of streams and datagrams per second in one session, from the other side and to it. @default as many as come */
   readonly rate?: SessionRate
-  /** Bytes of memory that all sessions share, beside about 1.5 MiB that each has of its own. @default 536_870_912 */
+  /** Bytes of memory that all sessions share, beside about 1 MiB that each has of its own. @default 536_870_912 */
   readonly memoryBytes?: number
 }
 

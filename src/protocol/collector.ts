@@ -51,6 +51,11 @@ export class Collector {
     return this.#length
   }
 
+  /** Bytes of memory that it takes. */
+  get held(): number {
+    return this.#own ? this.#bytes.length : this.#length
+  }
+
   /** What has come so far; to look at only. */
   peek(): Uint8Array {
     return this.#length === this.#bytes.length ? this.#bytes : this.#bytes.subarray(0, this.#length)

@@ -61,8 +61,9 @@ class OnceServed extends Deadline implements StreamSink, Joiner {
     if (this.#state === 'over') return
     // Nothing comes behind the body.
     if (this.#state !== 'receiving') return this.#giveUp(StreamCode.FAILED)
+    const before = this.#received.held
     if (!this.#received.add(chunk)) return this.#giveUp(StreamCode.TOO_LARGE)
-    if (!this.#stream.retain(chunk.length)) return this.#giveUp(StreamCode.BUSY)
+    if (!this.#stream.retain(this.#received.held - before)) return this.#giveUp(StreamCode.BUSY)
     try {
       this.#head ??= readOnceHead(this.#received.peek())
     } catch {

@@ -192,11 +192,12 @@ class Received extends Deadline implements StreamSink {
 
   data(chunk: Uint8Array): void {
     if (this.#state !== 'receiving') return
+    const before = this.#body.held
     if (!this.#body.add(chunk)) {
       const text = 'the message was larger than allowed'
       return this.#refuse(StreamCode.TOO_LARGE, new PeerlineError('ERR_PEERLINE_TOO_LARGE', text))
     }
-    if (this.#stream.retain(chunk.length)) return
+    if (this.#stream.retain(this.#body.held - before)) return
     this.#refuse(StreamCode.BUSY, new PeerlineError('ERR_PEERLINE_LIMIT', 'the memory for messages is used up'))
   }
 

@@ -85,9 +85,10 @@ class Served extends Deadline implements StreamSink {
 
   data(chunk: Uint8Array): void {
     if (this.#state !== 'receiving') return
+    const before = this.#body.held
     const fits = this.#body.add(chunk)
     // It is kept until it is answered.
-    if (fits && this.stream.retain(chunk.length)) return
+    if (fits && this.stream.retain(this.#body.held - before)) return
     this.#over()
     this.stream.reset(fits ? StreamCode.BUSY : StreamCode.TOO_LARGE)
   }

@@ -6,7 +6,7 @@
  *                                             \__ close(): all is given back
  *
  * - What is used never exceeds the limit, and is 0 when every session has ended.
- * - Every session has a little of each outside of the budget, about 1.5 MiB in all: whoever piles up little works as ever,
+ * - Every session has a little of each outside of the budget, about 1 MiB in all: whoever piles up little works as ever,
  *   whatever others do.
  */
 import { PeerlineError } from '../errors.ts'

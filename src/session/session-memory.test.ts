@@ -39,7 +39,7 @@ describe('where all memory is used up', () => {
     expect(most).toBeGreaterThan(STEP / 2)
   })
 
-  it('a stream that nobody reads is given up above 1 MiB of the session, and what is read goes on', async () => {
+  it('a stream that nobody reads is given up above 512 KiB of the session, and what is read goes on', async () => {
     const seen: Stream[] = []
     const { sessions } = await openWorld(NONE, (stream) => seen.push(stream))
     const open = async (bytes: number) => {
@@ -48,20 +48,20 @@ describe('where all memory is used up', () => {
       await world!.quiet()
       return stream
     }
-    const all = [await open(STEP), await open(STEP), await open(STEP), await open(STEP - 1_000)]
+    const all = [await open(STEP), await open(STEP - 1_000)]
     const late = await open(900)
     const failed = codeOf((await open(200)).next())
     expect(await world!.settled(failed)).toBe('ERR_PEERLINE_BUSY')
-    expect(await codeOf(seen[5]!.next())).toBe('ERR_PEERLINE_LIMIT')
+    expect(await codeOf(seen[3]!.next())).toBe('ERR_PEERLINE_LIMIT')
     // What is read as it comes is not held.
-    const seventh = await sessions[0].open('/x/1')
+    const fifth = await sessions[0].open('/x/1')
     await world!.quiet()
-    seen[6]!.pipeTo({ data: () => {}, end: () => {}, error: () => {} })
-    await world!.settled(seventh.end(noise(1_000_000)))
+    seen[4]!.pipeTo({ data: () => {}, end: () => {}, error: () => {} })
+    await world!.settled(fifth.end(noise(1_000_000)))
     // And what was there before is still there.
     for (const stream of [...all, late]) await stream.end()
-    const read = await world!.settled(Promise.all(seen.slice(0, 5).map(readAll)))
-    expect(read.map(({ length }) => length)).toEqual([STEP, STEP, STEP, STEP - 1_000, 900])
+    const read = await world!.settled(Promise.all(seen.slice(0, 3).map(readAll)))
+    expect(read.map(({ length }) => length)).toEqual([STEP, STEP - 1_000, 900])
   })
 
   it('what was read and is kept counts until its stream is done', async () => {
@@ -73,9 +73,9 @@ describe('where all memory is used up', () => {
       frames.open(2, '/x/1')
     })
     const [first, second] = seen as [Stream, Stream]
-    expect([first.retain(4 * STEP), second.retain(1)]).toEqual([true, false])
+    expect([first.retain(2 * STEP), second.retain(1)]).toEqual([true, false])
     first.reset()
-    expect([second.retain(4 * STEP), second.retain(1)]).toEqual([true, false])
+    expect([second.retain(2 * STEP), second.retain(1)]).toEqual([true, false])
   })
 
   it('records that come early are kept up to a first window, and above that their path is let go', async () => {
@@ -120,8 +120,8 @@ describe('a budget of all sessions', () => {
       await world!.settled((await world!.sessions[0].open('/x/1')).end(noise(150_000)))
     }
     await world!.quiet()
-    // Above the first 1 MiB, in steps.
-    expect(memory.used).toBe(2 * STEP)
+    // Above the first 512 KiB, in steps.
+    expect(memory.used).toBe(4 * STEP)
     world!.stop()
     expect(memory.used).toBe(0)
     for (const stream of seen) expect((await readAll(stream)).length).toBe(150_000)

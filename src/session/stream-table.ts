@@ -24,18 +24,19 @@ export const DEFAULT_MAX_STREAMS = 256
 /** Bytes by which all windows of a session together may grow beyond their first size: four of the largest. */
 const WINDOW_BUDGET_BYTES = 67_108_864
 
-/** Bytes that a session may hold outside of the budget: four streams that are read late fill their first windows. */
-const FREE_BYTES = 1_048_576
+/** Bytes that a session may hold outside of the budget: two streams that are read late fill their first windows. */
+const FREE_BYTES = 524_288
 
 /** Callers that may wait for a free stream. */
 const MAX_WAITING_OPENS = 4_096
 
 /**
  * Streams of theirs that the other side may give up: the RESET and STOP frames that end a direction of one, and the streams
- * that are refused. A whole stream is two of them: 10,000 streams at once, forty times all that may be open, and 1,000 a
- * second from then on. People who cancel, and a program that gives up all its requests once, stay far below.
+ * that are refused. A whole stream is two of them: 2,000 streams at once, eight times all that may be open, and 1,000 a second
+ * from then on. People who cancel, and a program that gives up all its requests once, stay far below; and no more than that is
+ * done in one turn of the event loop, in which everybody else waits.
  */
-export const GIVEN_UP = { perSecond: 2_000, burst: 20_000 } as const
+export const GIVEN_UP = { perSecond: 2_000, burst: 4_000 } as const
 
 export interface StreamTableOptions {
   readonly initiator: boolean

@@ -19,8 +19,8 @@ let since
 let peak
 
 function look() {
-  const { rss, heapUsed, external } = process.memoryUsage()
-  return { rss, heapUsed, external, sessions: peer.sessions.length }
+  const { rss, heapUsed, external, arrayBuffers } = process.memoryUsage()
+  return { rss, heapUsed, external, arrayBuffers, sessions: peer.sessions.length }
 }
 
 function sample() {
