@@ -129,11 +129,12 @@ export class Acceptor {
   }
 
   /** One handshake in a turn of the event loop: between two of them everybody who has a session is served. */
-  #turn(): Promise<void> {
-    return new Promise((resolve) => {
+  async #turn(path: Path): Promise<void> {
+    await new Promise<void>((resolve) => {
       this.#turns.push(resolve)
       if (this.#turns.length === 1) setImmediate(this.#nextTurn)
     })
+    if (!path.writable) throw new PeerlineError('ERR_PEERLINE_UNREACHABLE', `${path.remote} has gone`)
   }
 
   readonly #nextTurn = (): void => {
@@ -141,22 +142,16 @@ export class Acceptor {
     if (this.#turns.length > 0) setImmediate(this.#nextTurn)
   }
 
-  /** The next message of a stranger, when it is its turn. */
-  async #first(path: Path): Promise<Uint8Array> {
-    const message = await firstMessage(path)
-    this.#silent.delete(path)
-    await this.#turn()
-    if (!path.writable) throw new PeerlineError('ERR_PEERLINE_UNREACHABLE', `${path.remote} has gone`)
-    return message
-  }
-
   /** The session that was made, where one was. */
   async #accept(path: FramedPath, counted: Counted): Promise<Session | undefined> {
-    const message = await this.#first(path)
+    const message = await firstMessage(path)
+    this.#silent.delete(path)
     switch (readPreamble(message).kind) {
       case MessageKind.OFFER:
+        await this.#turn(path)
         return this.#onOffer(path, message, counted)
       case MessageKind.XX1:
+        await this.#turn(path)
         return this.#onExchange(path, message, counted)
       case MessageKind.ATTACH:
         this.#onAttach(path, message)
@@ -208,7 +203,9 @@ export class Acceptor {
   async #onExchange(path: Path, message: Uint8Array, counted: Counted): Promise<Session | undefined> {
     const exchange = acceptExchange(this.#options.identity, message)
     path.send([exchange.message])
-    const { from, keys } = exchange.read(await this.#first(path))
+    const last = await firstMessage(path)
+    await this.#turn(path)
+    const { from, keys } = exchange.read(last)
     let leave: Leave | undefined
     let refusal: PeerlineError | undefined
     try {

@@ -18,7 +18,7 @@ export const CONNECTIONS_PER_SOURCE: Rate = { rate: 200, burst: 2_000 }
  * Connections that wait to be accepted at a peer: all of them are taken in one turn of the event loop, at some 0.1 ms each, in
  * which everybody else waits. Who finds no room asks again within a second (RFC 6298 section 2.1).
  */
-const BACKLOG = 128
+const BACKLOG = 32
 
 /** The same, of a server that a crowd may come back to: as Node has it. */
 const SERVER_BACKLOG = 511
