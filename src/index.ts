@@ -5,6 +5,7 @@
 export type { Via } from './connect/index.ts'
 export {
   type Damage,
+  type DialSettings,
   FileStore,
   type KnownAddress,
   type KnownPeer,

@@ -1,5 +1,5 @@
 export { type AddressSource, dialableAddress, type KnownAddress } from './address-list.ts'
 export { FileStore, MAX_STORE_BYTES, type Store } from './file-store.ts'
-export type { KnownPeer } from './known-peer.ts'
+export type { DialSettings, KnownPeer } from './known-peer.ts'
 export { KnownPeers, type KnownPeersEvents, type KnownPeersJson } from './known-peers.ts'
 export { type Damage, SavedState, type SavedStateEvents, type Section } from './saved-state.ts'

@@ -1,7 +1,7 @@
 /**
  * One peer of the address book: what is known of it, as text that a person may write, and as JSON that may be anything.
  */
-import { fields } from '../bytes/index.ts'
+import { type Fields, fields } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import {
@@ -26,6 +26,20 @@ const MAX_NOTE_CHARS = 1_000
 /** The latest time a `Date` can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
 const MAX_TIME_MS = 8.64e15
 
+/** Ways to dial a peer: as `ConnectOptions.via` has them. */
+const WAYS = ['auto', 'relay', 'direct', 'tcp', 'udp', 'webrtc'] as const
+
+/** UTF-16 units of the URL of a relay, its peer id included. */
+const MAX_RELAY_CHARS = 400
+
+/** How a peer is dialled, unless a dial says otherwise. */
+export interface DialSettings {
+  /** Which ways may be used. */
+  readonly via?: (typeof WAYS)[number]
+  /** A relay to use before others, by its URL; `exclusive`: no other, and no direct path. */
+  readonly relay?: { readonly url: string; readonly exclusive?: boolean }
+}
+
 /** What is known of a peer. */
 export interface KnownPeer {
   readonly id: PeerId
@@ -36,6 +50,8 @@ export interface KnownPeer {
   readonly tags: readonly string[]
   /** The best first. */
   readonly addresses: readonly KnownAddress[]
+  /** How the user wants it dialled. */
+  readonly dial?: DialSettings
   /** When we last had a session with it, whoever dialled; ms since 1970. */
   readonly lastMet?: number
 }
@@ -47,21 +63,23 @@ export interface Entry {
   note: string | undefined
   tags: readonly string[]
   readonly addresses: AddressList
+  dial: DialSettings | undefined
   lastMet: number | undefined
 }
 
 /** True when the user has said something about the peer: it is not dropped. */
-export function isMarked({ name, note, tags, addresses }: Entry): boolean {
-  return name !== undefined || note !== undefined || tags.length > 0 || addresses.given
+export function isMarked({ name, note, tags, dial, addresses }: Entry): boolean {
+  return dial !== undefined || name !== undefined || note !== undefined || tags.length > 0 || addresses.given
 }
 
-export function view({ id, name, note, tags, addresses, lastMet }: Entry): KnownPeer {
+export function view({ id, name, note, tags, addresses, dial, lastMet }: Entry): KnownPeer {
   return {
     id,
     ...(name === undefined ? {} : { name }),
     ...(note === undefined ? {} : { note }),
     tags: [...tags],
     addresses: addresses.all.map((one) => ({ ...one })),
+    ...(dial === undefined ? {} : { dial }),
     ...(lastMet === undefined ? {} : { lastMet }),
   }
 }
@@ -97,8 +115,41 @@ export function readEntry(json: unknown): Entry {
     note,
     tags: [...tags],
     addresses: new AddressList(addresses),
+    dial: all.optional('dial', (at) => readDial(all.map(at))),
     lastMet,
   }
+}
+
+function readDial(all: Fields): DialSettings | undefined {
+  const relay = all.optional('relay', (at) => all.map(at))
+  return checkDial({
+    ...(all.has('via') ? { via: all.oneOf('via', WAYS) } : {}),
+    ...(relay === undefined
+      ? {}
+      : {
+          relay: {
+            url: relay.text('url', { max: MAX_RELAY_CHARS }),
+            ...(relay.has('exclusive') ? { exclusive: relay.boolean('exclusive') } : {}),
+          },
+        }),
+  })
+}
+
+/** Settings, checked and copied; undefined when they say nothing. @throws PeerlineError `ERR_PEERLINE_INVALID` */
+export function checkDial({ via, relay }: DialSettings): DialSettings | undefined {
+  if (via !== undefined && !WAYS.includes(via)) throw invalid(`a peer is dialled by one of ${WAYS.join(', ')}`)
+  if (
+    relay !== undefined &&
+    !(typeof relay.url === 'string' && relay.url !== '' && relay.url.length <= MAX_RELAY_CHARS)
+  ) {
+    throw invalid(`the URL of a relay has 1 to ${MAX_RELAY_CHARS} characters`)
+  }
+  if (via === undefined && relay === undefined) return undefined
+  const { url, exclusive } = relay ?? {}
+  return Object.freeze({
+    ...(via === undefined ? {} : { via }),
+    ...(url === undefined ? {} : { relay: Object.freeze({ url, ...(exclusive === true ? { exclusive } : {}) }) }),
+  })
 }
 
 function readAddress(json: unknown): KnownAddress {

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { isPeerlineError } from '../errors.ts'
 import { Identity, type PeerId, toDidKey } from '../identity/index.ts'
 import { hostileJson } from './hostile-json.compliance.ts'
-import { MAX_TAGS } from './known-peer.ts'
+import { type DialSettings, MAX_TAGS } from './known-peer.ts'
 import { KnownPeers, MAX_PEERS } from './known-peers.ts'
 
 const PEERS = Array.from({ length: 6 }, () => Identity.generate().peerId)
@@ -103,6 +103,23 @@ describe('the address book', () => {
     },
   )
 
+  test('says how a peer is dialled, and takes it back', () => {
+    const book = clocked()
+    const relay = { url: 'ws://192.0.2.1:4400#x', exclusive: true }
+    book.prefer(ALICE, { via: 'direct', relay })
+    expect(book.settingsOf(ALICE)).toEqual({ via: 'direct', relay })
+    expect(book.settingsOf(BOB)).toEqual({})
+    const next = clocked()
+    next.load(JSON.parse(JSON.stringify(book.export())))
+    expect(next.settingsOf(ALICE)).toEqual({ via: 'direct', relay })
+    next.prefer(ALICE, {})
+    expect(next.get(ALICE)).toEqual({ id: ALICE, tags: [], addresses: [] })
+    for (const wrong of [{ via: 'pigeon' }, { relay: { url: '' } }, { relay: { url: 'x'.repeat(401) } }]) {
+      expect(() => book.prefer(ALICE, wrong as DialSettings)).toThrow(invalid)
+      expect(() => book.load([{ id: ALICE, tags: [], addresses: [], dial: wrong }])).toThrow(invalid)
+    }
+  })
+
   test('gives a peer at most 32 tags', () => {
     const book = clocked()
     for (let n = 0; n < MAX_TAGS; n++) book.tag(ALICE, `tag-${n}`)
@@ -192,7 +209,7 @@ describe('a full address book', () => {
 const books = fc
   .array(
     fc.record({
-      what: fc.constantFrom('told', 'lan', 'given', 'in', 'out', 'failed', 'tag', 'name', 'note', 'forget'),
+      what: fc.constantFrom('told', 'lan', 'given', 'in', 'out', 'failed', 'tag', 'name', 'note', 'dial', 'forget'),
       peer: fc.constantFrom(...PEERS),
       n: fc.integer({ min: 1, max: 20 }),
       text: fc.constantFrom('a', 'B', 'ünï', 'z z'),
@@ -209,6 +226,7 @@ const books = fc
       } else if (what === 'in' || what === 'out') book.connected(peer, { direction: what, address })
       else if (what === 'failed') book.failed(peer, address)
       else if (what === 'tag') book.tag(peer, text)
+      else if (what === 'dial') book.prefer(peer, n % 2 === 0 ? { via: 'relay' } : {})
       else if (what === 'forget') book.forget(peer)
       else book.describe(peer, { [what]: text })
     }

@@ -5,7 +5,7 @@
  *   what was dialled with success, what the peer itself or a record of it told, and what the user gave.
  * - {@link MAX_PEERS} at most. For one more, the peer goes that was touched longest ago: first of those we never had a
  *   session with, so that names called out on a network cannot flush out real acquaintances. Peers that the user has
- *   marked (a tag, name, note or address) are never dropped.
+ *   marked (a tag, name, note, address or way to dial) are never dropped.
  * - What the user does fails loudly; what others tell is taken as far as it is valid and fits.
  */
 import { fields } from '../bytes/index.ts'
@@ -13,7 +13,18 @@ import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { AddressList, dialableAddress, MAX_ADDRESSES } from './address-list.ts'
-import { checkLabel, checkNote, type Entry, isMarked, type KnownPeer, MAX_TAGS, readEntry, view } from './known-peer.ts'
+import {
+  checkDial,
+  checkLabel,
+  checkNote,
+  type DialSettings,
+  type Entry,
+  isMarked,
+  type KnownPeer,
+  MAX_TAGS,
+  readEntry,
+  view,
+} from './known-peer.ts'
 
 /** Peers in the book: with a few addresses each, some 10 MB of memory and 3 MB of file. */
 export const MAX_PEERS = 10_000
@@ -25,7 +36,7 @@ export type KnownPeersEvents = {
   add: { peer: PeerId }
   /** `full`: it had to make place for another. */
   remove: { peer: PeerId; reason: 'forgotten' | 'full' }
-  change: { peer: PeerId; what: 'addresses' | 'met' | 'tags' | 'about' }
+  change: { peer: PeerId; what: 'addresses' | 'met' | 'tags' | 'about' | 'dial' }
   /** Everything is another now. */
   load: { peers: number }
 }
@@ -164,6 +175,22 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
     this.#touched(entry, 'about')
   }
 
+  /**
+   * Says how a peer is dialled, unless a dial says otherwise: which ways, and by which relay; `{}` takes it back.
+   * @throws PeerlineError as {@link give}
+   */
+  prefer(peer: PeerId, settings: DialSettings): void {
+    const dial = checkDial(settings)
+    const entry = this.#made(parsePeerId(peer))
+    entry.dial = dial
+    this.#touched(entry, 'dial')
+  }
+
+  /** How the user wants a peer dialled. */
+  settingsOf(peer: PeerId): DialSettings {
+    return this.#book.entries.get(peer)?.dial ?? {}
+  }
+
   /** @throws PeerlineError as {@link give}; `ERR_PEERLINE_LIMIT` also for more than 32 tags */
   tag(peer: PeerId, tag: string): void {
     checkLabel(tag, 'tag')
@@ -230,7 +257,7 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
       this.emit('remove', { peer: victim, reason: 'full' })
     }
     const addresses = new AddressList()
-    const entry = { id, name: undefined, note: undefined, tags: [], addresses, lastMet: undefined }
+    const entry = { id, name: undefined, note: undefined, tags: [], addresses, dial: undefined, lastMet: undefined }
     this.#book.touch(entry)
     this.emit('add', { peer: id })
     return entry

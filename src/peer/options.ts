@@ -113,7 +113,7 @@ export interface ConnectOptions {
   readonly addresses?: readonly string[]
   /**
    * `relay`: only relays, and none of our addresses is told; `direct`: no relay; `tcp`, `udp`, `webrtc`: only direct
-   * paths of that kind. @default the peer's
+   * paths of that kind. @default what `known.prefer` says of the peer, and else the peer's own
    */
   readonly via?: Via
   /** The relay to use, by its URL, before others; `exclusive`: no other, and no direct path. @default those of the rendezvous */

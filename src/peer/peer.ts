@@ -482,8 +482,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     const open = any ? this.#connector.find(id) : undefined
     if (open !== undefined) return open
     const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
+    const how =
+      options.via === undefined && relay === undefined ? { ...options, ...this.known.settingsOf(id) } : options
+    const way = how.relay?.exclusive || this.#via === 'relay' ? 'relay' : (how.via ?? via)
     try {
-      return await this.#dialling.dial(id, { ...options, via, signal })
+      return await this.#dialling.dial(id, { ...how, via: way, signal })
     } catch (error) {
       this.emit('dialFailed', { peer: id, error: asPeerlineError(error, 'ERR_PEERLINE_NO_PATH') })
       throw error

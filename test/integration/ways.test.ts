@@ -163,6 +163,16 @@ describe('relays alone: no address is told', () => {
   })
 })
 
+test('what the address book prefers holds for every dial that says nothing else', async () => {
+  const { a, b } = await startWorld()
+  a.known.prefer(b.id, { via: 'tcp' })
+  const session = await a.connect(b.id)
+  expect(session.path).toBe('tcp')
+  expect(session.pathHistory.every(({ kind }) => kind === 'tcp')).toBe(true)
+  await session.close()
+  expect((await a.connect(b.id, { via: 'relay' })).path).toBe('relay')
+})
+
 describe('a chosen relay', () => {
   test('carries the circuit, alone if that is wanted', async () => {
     const { server, a, b } = await startWorld()
