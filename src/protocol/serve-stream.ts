@@ -31,7 +31,6 @@ const SILENCE_MS = 60_000
 const LOOK_MS = 1_000
 
 const OK_BYTE = new Uint8Array([Status.OK])
-const EMPTY = new Uint8Array(0)
 
 /** What a handler of streamed requests is told beside the body. */
 export interface StreamRequestContext extends RequestContext {
@@ -102,7 +101,8 @@ class ServedStream extends Deadline implements AsyncIterableIterator<Uint8Array,
     this.#writer = new BodyWriter(stream, { ...options, maxBytes: maxResponseBytes }, end)
     countRunning(this.#from, 1)
     this.arm(LOOK_MS)
-    void stream.closed.then(() => this.#gone())
+    // Also when the whole request has come, and waits to be read.
+    void stream.stopped.then(() => this.#gone())
   }
 
   /** Never rejects. */
@@ -204,10 +204,8 @@ class ServedStream extends Deadline implements AsyncIterableIterator<Uint8Array,
     if (this.#waits > 0 || this.#state === 'ending') return
     if (performance.now() - this.#lastAt >= this.#silenceMs) {
       const text = `${this.#stream.protocol}: the handler took too long`
-      return this.#fail(new PeerlineError('ERR_PEERLINE_TIMEOUT', text), StreamCode.TIMEOUT)
+      this.#fail(new PeerlineError('ERR_PEERLINE_TIMEOUT', text), StreamCode.TIMEOUT)
     }
-    // Writing nothing is refused as writing something is.
-    this.#stream.write(EMPTY).catch(() => this.#gone())
   }
 
   #gone(): void {

@@ -174,6 +174,31 @@ describe('a stream', () => {
 })
 
 describe('giving up', () => {
+  it('of what has come whole and was not read leaves nothing open', async () => {
+    const [local, remote] = await streamPair()
+    await local.end(noise(1_000))
+    await world.quiet()
+    remote.reset()
+    await world.quiet()
+    expect([local.done, remote.done]).toEqual([true, true])
+    expect(world.sessions.map(({ streams }) => streams)).toEqual([0, 0])
+  })
+
+  it('tells who writes nothing that nothing more is wanted', async () => {
+    const [local, remote] = await streamPair()
+    await local.end(noise(1_000))
+    await world.quiet()
+    let stopped = false
+    void remote.stopped.then(() => {
+      stopped = true
+    })
+    expect(stopped).toBe(false)
+    local.cancel()
+    await world.settled(remote.stopped)
+    expect(stopped).toBe(true)
+    await remote.stopped
+  })
+
   it.each([
     [StreamCode.CANCELLED, 'ERR_PEERLINE_RESET'],
     [StreamCode.NO_PROTOCOL, 'ERR_PEERLINE_NO_PROTOCOL'],

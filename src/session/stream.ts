@@ -122,6 +122,7 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   #waiter: Waiter | undefined
   #sink: StreamSink | undefined
   #onDone: (() => void)[] | undefined
+  #onStopped: (() => void)[] | undefined
 
   /** @internal Streams come from `Session.open` and from handlers. */
   constructor(host: StreamHost, id: number, protocol: string) {
@@ -275,7 +276,22 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   #sendFinished(): void {
     this.#sendDone = true
     this.#onFin?.resolve()
+    this.#tellStopped()
     this.#checkDone()
+  }
+
+  /** Resolves when nothing more can be written: all is on its way, or the other side wants no more, or is lost. */
+  get stopped(): Promise<void> {
+    if (this.#sendDone) return DONE
+    return new Promise((resolve) => {
+      this.#onStopped ??= []
+      this.#onStopped.push(resolve)
+    })
+  }
+
+  #tellStopped(): void {
+    if (this.#onStopped !== undefined) for (const tell of this.#onStopped) tell()
+    this.#onStopped = undefined
   }
 
   #sendFailed(error: PeerlineError): void {
@@ -290,6 +306,7 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
     this.#queuedBytes = 0
     for (const item of queue) item.reject?.(error)
     this.#onFin?.reject(error)
+    this.#tellStopped()
     this.#checkDone()
   }
 
@@ -464,7 +481,12 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   }
 
   #receiveFailed(error: PeerlineError): void {
-    if (this.#receiveDone || (this.#finReceived && this.#chunks.length > 0)) return
+    // What has come whole is there to be read.
+    if (!this.#finReceived || this.#chunks.length === 0) this.#receiveGivenUp(error)
+  }
+
+  #receiveGivenUp(error: PeerlineError): void {
+    if (this.#receiveDone) return
     this.#receiveError = error
     this.#drop()
     this.#receiveFinished()
@@ -483,7 +505,8 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   #fail(error: PeerlineError, code: number): void {
     if (!this.#sendDone) this.#host.sendReset(this.id, code)
     if (!this.#receiveDone && !this.#finReceived) this.#host.sendStop(this.id, code)
-    this.abort(error)
+    this.#sendFailed(error)
+    this.#receiveGivenUp(error)
   }
 
   /** @internal The session has ended: what has not ended fails with `error`; a direction received whole is kept. */
