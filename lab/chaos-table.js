@@ -4,6 +4,9 @@ import { pathKinds } from './chaos-run.js'
 
 const median = (values) => [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)]
 
+/** ms that a transfer may stand still at worst; above that it is bold. */
+const OWED_MS = 3_000
+
 const s = (value) => (value / 1_000).toFixed(value < 9_950 ? 1 : 0)
 
 /** What becomes of the values of many runs: `0.4`, or `0.4 (1.2)` when the worst is worse. */
@@ -29,7 +32,8 @@ function cell(rows) {
   const wrong = whole.filter(({ receiver, digest }) => receiver.sha256 !== digest)
   if (wrong.length > 0) return `**${wrong.length} of ${measured.length} not whole**`
   const again = whole.map(({ recoveryMs }) => recoveryMs).filter((value) => value !== null)
-  const text = again.length === 0 ? '?' : spread(again)
+  const plain = again.length === 0 ? '?' : spread(again)
+  const text = again.some((ms) => ms > OWED_MS) ? `**${plain}**` : plain
   return failed.length === 0 ? text : `${text}, **${failed.length} of ${measured.length} ended**`
 }
 
