@@ -527,7 +527,15 @@ export class Connector {
       throw new PeerlineError('ERR_PEERLINE_CLOSED', 'this offer leads to no session any more')
     }
     const body = { ...this.#body(making.ways), webrtc: webrtc?.description, earlyAnswer }
-    const { message: answer, keys } = offer.accept(encodeBody(body))
+    let accepted: ReturnType<ReceivedOffer['accept']>
+    try {
+      accepted = offer.accept(encodeBody(body))
+    } catch (error) {
+      // A copy of it was accepted meanwhile.
+      webrtc?.close()
+      throw error
+    }
+    const { message: answer, keys } = accepted
     const session = this.#newSession(keys, from, making)
     const bond = this.#bonds.get(session.id)!
     bond.hidden = told.hidden === true
