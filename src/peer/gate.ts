@@ -170,19 +170,18 @@ export class Gate {
 
   // ---- streams ----
 
-  /** Has `serve` called for a stream of the other side's when it may be used; else the stream is refused. */
-  enter(session: Session, stream: Stream, serve: (held?: Held) => void): void {
-    const object = splitForm(stream.protocol).protocol
+  /** Has `serve` called for a stream of the other side's when its protocol, `object`, may be used; else it is refused. */
+  enter(session: Session, stream: Stream, object: string, serve: (held?: Held) => void): void {
     if (UNJUDGED.has(object)) return serve()
     const question: Question = { peer: session.peer, direction: 'in', object }
     const settling = this.#settling(session.peer)
     if (settling !== undefined && this.#firewall.decide(question).action === 'deny') {
       // Asked again when it is over, whatever came of it.
-      return void settling.then(() => this.enter(session, stream, serve))
+      return void settling.then(() => this.enter(session, stream, object, serve))
     }
+    if (this.#isForOthers(session, question)) return this.#refuse(stream, 'ERR_PEERLINE_DENIED')
     const before = this.#changes
     const decision = this.#firewall.settle(question)
-    if (this.#isForOthers(session, decision)) return this.#refuse(stream, 'ERR_PEERLINE_DENIED')
     // Whoever was told of the decision may have set another rule.
     if (decision?.action === 'allow' && this.#changes !== before && !this.#firewall.stands(decision)) {
       return this.#refuse(stream, 'ERR_PEERLINE_DENIED')
@@ -202,11 +201,9 @@ export class Gate {
    * As {@link enter} for who decides by {@link decide} when more is known of the request: refused is only what would be
    * whatever it is.
    */
-  offer(session: Session, stream: Stream, serve: () => void): void {
-    const object = splitForm(stream.protocol).protocol
+  offer(session: Session, stream: Stream, object: string, serve: () => void): void {
     const question: Question = { peer: session.peer, direction: 'in', object }
-    const others = this.#isForOthers(session, this.#firewall.decide(question))
-    if (!others && this.#firewall.offers(question)) serve()
+    if (!this.#isForOthers(session, question) && this.#firewall.offers(question)) serve()
     else this.#refuse(stream, 'ERR_PEERLINE_DENIED')
   }
 
@@ -214,8 +211,7 @@ export class Gate {
    * Decides about a request when so much is known of it.
    * @throws PeerlineError `ERR_PEERLINE_DENIED`, `ERR_PEERLINE_BUSY`; `ERR_PEERLINE_ABORTED` when the asker is gone
    */
-  async decide(session: Session, stream: Stream, trimmed: Trimmed): Promise<Held> {
-    const object = splitForm(stream.protocol).protocol
+  async decide(session: Session, stream: Stream, object: string, trimmed: Trimmed): Promise<Held> {
     const question: Question = { peer: session.peer, direction: 'in', object, ...trimmed }
     const settled = this.#firewall.settle(question)
     return this.#through(question, leaving(stream), (decision) => this.#hold(session, stream, decision), settled)
@@ -236,8 +232,8 @@ export class Gate {
   }
 
   /** True where a server that we dialled would be let do what everyone may who was let in. */
-  #isForOthers(session: Session, decision: Decision | undefined): boolean {
-    return this.#entryOf.get(session)?.server === true && decision?.rule?.subject === 'everyone'
+  #isForOthers(session: Session, question: Question): boolean {
+    return this.#entryOf.get(session)?.server === true && this.#firewall.decide(question).rule?.subject === 'everyone'
   }
 
   /** Opens a stream of ours, where we may. @throws PeerlineError as {@link decide}, and of `open` */

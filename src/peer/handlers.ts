@@ -119,7 +119,7 @@ export class Handlers {
     const serve: Serve = (stream, { from, session }) => {
       let held: Held | undefined
       const decide = async (trimmed: Trimmed) => {
-        held = await gate.decide(session, stream, trimmed)
+        held = await gate.decide(session, stream, protocol.name, trimmed)
       }
       const bytes = protocol.handler(
         this.#held(() => held, typed),
@@ -165,11 +165,6 @@ export class Handlers {
     this.#entries.delete(protocol)
   }
 
-  /** The protocols that are handled. */
-  get protocols(): string[] {
-    return [...this.#entries.keys()]
-  }
-
   /** Takes a stream of the other side's. */
   onStream(session: Session, stream: Stream): void {
     const { protocol, form } = splitForm(stream.protocol)
@@ -177,8 +172,8 @@ export class Handlers {
     if (entry === undefined || (form !== 'plain' && !entry.forms)) return stream.reset(StreamCode.NO_PROTOCOL)
     const { gate } = this.#options
     const serve = (held?: Held) => run(entry.serve, stream, { from: session.peer, session }, held)
-    if (entry.decides) gate.offer(session, stream, serve)
-    else gate.enter(session, stream, serve)
+    if (entry.decides) gate.offer(session, stream, protocol, serve)
+    else gate.enter(session, stream, protocol, serve)
   }
 
   /** Answers a request that came in an offer, where that may be. Never rejects. */
