@@ -15,7 +15,7 @@ import type { Identity, PeerId } from '../identity/index.ts'
 import { hostOf, sourceKey } from '../network/address.ts'
 import type { FramedPath, Path } from '../path/index.ts'
 import { type Session, sessionIdOf } from '../session/index.ts'
-import type { Claim, Counted } from './counted.ts'
+import { type Claim, type Counted, held } from './counted.ts'
 import { firstMessage } from './first-message.ts'
 
 /**
@@ -83,15 +83,11 @@ export class Acceptor {
     this.#silent.set(path, counted)
     this.#strangers.add(path)
     this.#sources.set(source, ofSource + 1)
-    let session: Session | undefined
     try {
-      session = await this.#accept(path, counted)
+      await held(counted, async () => ({ session: await this.#accept(path, counted) }))
     } catch (error) {
       path.destroy(asPeerlineError(error, 'ERR_PEERLINE_PROTOCOL'))
     } finally {
-      // A session counts for as long as it lives; what was anything else counts no more.
-      if (session === undefined) counted.release()
-      else void session.closed.then(() => counted.release())
       this.#strangers.delete(path)
       this.#silent.delete(path)
       const left = this.#sources.get(source)! - 1

@@ -71,7 +71,9 @@ export class Bonds {
 
   /** True for a peer that we have a session with, or had lately. */
   knows(peer: PeerId): boolean {
-    return this.#byPeer.has(peer) || [...this.#ended.values()].some((ending) => ending.peer === peer)
+    if (this.#byPeer.has(peer)) return true
+    for (const ending of this.#ended.values()) if (ending.peer === peer) return true
+    return false
   }
 
   /** Sessions with a peer, those with servers that we dialled as such left out; the oldest first. */

@@ -462,10 +462,9 @@ export class Connector {
       const offer = openOffer(this.#options.identity, message, { replay: this.#replay })
       const own = this.#dialling.get(offer.from)
       // What a stranger tells is read when it is let in.
-      if (own === undefined && !this.#bonds.knows(offer.from)) return await this.#answerStranger(offer, travelMs)
-      const told = decodeBody(offer.body)
-      if (told.session !== undefined) return await this.keeper.answer(offer, told, travelMs)
-      if (own === undefined) return await this.#answerStranger(offer, travelMs)
+      const told = own !== undefined || this.#bonds.knows(offer.from) ? decodeBody(offer.body) : undefined
+      if (told?.session !== undefined) return await this.keeper.answer(offer, told, travelMs)
+      if (own === undefined || told === undefined) return await this.#letIn(offer, told, travelMs)
       // Who dials a peer has let it in: its offer needs no further leave, and counts already.
       if (this.#dialsFirst(offer.from)) return undefined
       const { session, answer } = await this.#take(offer, told, own.leave, travelMs)
@@ -477,7 +476,12 @@ export class Connector {
     }
   }
 
-  async #answerStranger(offer: ReceivedOffer, travelMs: number | undefined): Promise<Uint8Array | undefined> {
+  /** @param known what it tells, where that is read already */
+  async #letIn(
+    offer: ReceivedOffer,
+    known: ConnectionBody | undefined,
+    travelMs: number | undefined,
+  ): Promise<Uint8Array | undefined> {
     let counted: Counted | undefined
     let leave: Leave | undefined
     try {
@@ -488,20 +492,13 @@ export class Connector {
       const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
       return this.#options.tellRefusals ? offer.refuse(error.code, error.message) : undefined
     }
-    let told: ConnectionBody
-    try {
-      told = decodeBody(offer.body)
-    } catch (error) {
-      counted.release()
-      throw error
-    }
-    if (told.session !== undefined) {
-      counted.release()
-      return this.keeper.answer(offer, told, travelMs)
-    }
-    const { session, answer } = await held(counted, () => this.#take(offer, told, leave, travelMs))
+    const { session, answer } = await held<{ session?: Session; answer: Uint8Array | undefined }>(counted, async () => {
+      const told = known ?? decodeBody(offer.body)
+      if (told.session !== undefined) return { answer: await this.keeper.answer(offer, told, travelMs) }
+      return this.#take(offer, told, leave, travelMs)
+    })
     // We may have dialled it since.
-    this.#dialling.get(offer.from)?.settle(session)
+    if (session !== undefined) this.#dialling.get(offer.from)?.settle(session)
     return answer
   }
 

@@ -21,16 +21,17 @@ export interface Claim {
 }
 
 /** Makes a session that counts until it is closed, or until it turns out that there is none. */
-export async function held<T extends { readonly session: Session }>(
+export async function held<T extends { readonly session?: Session | undefined }>(
   counted: Counted,
   make: () => Promise<T>,
 ): Promise<T> {
+  let session: Session | undefined
   try {
     const made = await make()
-    void made.session.closed.then(() => counted.release())
+    session = made.session
     return made
-  } catch (error) {
-    counted.release()
-    throw error
+  } finally {
+    if (session === undefined) counted.release()
+    else void session.closed.then(() => counted.release())
   }
 }
