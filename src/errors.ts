@@ -53,6 +53,18 @@ const RECOVER = {
   ERR_PEERLINE_CORRUPT: 'The content does not match its hash; send it again.',
 } as const
 
+/** What may be otherwise when it is tried again, of whatever is done on the network. */
+export const PASSING: ReadonlySet<string> = new Set<keyof typeof RECOVER>([
+  'ERR_PEERLINE_BUSY',
+  'ERR_PEERLINE_CLOSED', // of a session: the next attempt dials anew
+  'ERR_PEERLINE_NO_PATH',
+  'ERR_PEERLINE_OFFLINE',
+  'ERR_PEERLINE_PATH_LOST',
+  'ERR_PEERLINE_TIMEOUT',
+  'ERR_PEERLINE_UNKNOWN_SESSION',
+  'ERR_PEERLINE_UNREACHABLE',
+])
+
 /** The stable code of a {@link PeerlineError}. */
 export type ErrorCode = keyof typeof RECOVER
 

@@ -9,6 +9,9 @@
 
 import { PeerlineError } from '../errors.ts'
 
+/** The latest time that a `Date` can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
+export const MAX_TIME_MS = 8.64e15
+
 /** A decoded map whose fields are read one by one. */
 export class Fields {
   readonly #map: Record<string, unknown>

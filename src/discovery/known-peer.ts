@@ -1,7 +1,7 @@
 /**
  * One peer of the address book: what is known of it, as text that a person may write, and as JSON that may be anything.
  */
-import { type Fields, fields } from '../bytes/index.ts'
+import { type Fields, fields, MAX_TIME_MS } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import {
@@ -22,9 +22,6 @@ const MAX_LABEL_CHARS = 64
 
 /** UTF-16 units of a note: a paragraph. */
 const MAX_NOTE_CHARS = 1_000
-
-/** The latest time a `Date` can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
-const MAX_TIME_MS = 8.64e15
 
 /** Ways to dial a peer: as `ConnectOptions.via` has them. */
 const WAYS = ['auto', 'relay', 'direct', 'tcp', 'udp', 'webrtc'] as const

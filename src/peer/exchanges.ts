@@ -6,7 +6,7 @@
  * Everything is under one deadline: dialling, each attempt, and the pauses between them.
  */
 import { pause, under } from '../connect/index.ts'
-import { asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
+import { asPeerlineError, PASSING, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { EarlyAsk } from '../protocol/early.ts'
 import {
@@ -31,19 +31,6 @@ const RETRY_MS = 100
 
 /** Members of a group that a message is on its way to at once. */
 const GROUP_AT_ONCE = 16
-
-/** What may be otherwise when it is tried again. */
-const PASSING: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
-  'ERR_PEERLINE_BUSY',
-  'ERR_PEERLINE_CLOSED',
-  'ERR_PEERLINE_NO_PATH',
-  'ERR_PEERLINE_OFFLINE',
-  'ERR_PEERLINE_PATH_LOST',
-  'ERR_PEERLINE_RESET',
-  'ERR_PEERLINE_TIMEOUT',
-  'ERR_PEERLINE_UNKNOWN_SESSION',
-  'ERR_PEERLINE_UNREACHABLE',
-])
 
 export interface ExchangesOptions {
   readonly reach: (to: string, options: ConnectOptions) => Promise<Session>
@@ -176,7 +163,7 @@ export class Exchanges {
 /** A request that failed like this may be sent again: it surely was not executed, or will not be a second time. */
 function mayAskAgain(error: unknown, keyed: boolean): boolean {
   const { code } = asPeerlineError(error, 'ERR_PEERLINE_REMOTE')
-  if (!PASSING.has(code)) return false
+  if (!PASSING.has(code) && code !== 'ERR_PEERLINE_RESET') return false
   const executed = error instanceof RequestError ? error.executed : 'unknown'
   return executed === 'no' || (keyed && executed === 'unknown')
 }

@@ -11,7 +11,7 @@
  * What `export` gives is to be saved before an order is carried out: a copy is refused after a restart only then. Limit:
  * 256 authorities, those removed within the last day among them.
  */
-import { fields } from '../bytes/index.ts'
+import { fields, MAX_TIME_MS } from '../bytes/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { CLOCK_SKEW_MS } from '../handshake/index.ts'
@@ -25,9 +25,6 @@ export const MAX_AUTHORITIES = 256
 
 /** ms after which no order that was given before can be alive, whatever the clocks. */
 const FORGET_MS = MAX_ORDER_LIFE_MS + 2 * CLOCK_SKEW_MS
-
-/** The latest time a `Date` can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
-const MAX_TIME_MS = 8.64e15
 
 export interface AuthoritiesOptions {
   /** Says who may be one. */

@@ -9,7 +9,7 @@
  *
  * Whoever holds sessions listens for `ban`, and ends those that are banned now.
  */
-import { fields } from '../bytes/index.ts'
+import { fields, MAX_TIME_MS } from '../bytes/index.ts'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { PEER_ID_LENGTH, type PeerId, parsePeerId } from '../identity/index.ts'
@@ -20,9 +20,6 @@ export const MAX_BANS = 10_000
 
 /** UTF-16 units of a reason: a line. */
 const MAX_WHY_CHARS = 200
-
-/** The latest time a `Date` can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
-const MAX_TIME_MS = 8.64e15
 
 /** Characters of the longest target: a peer id as did:key; prefixes are shorter. */
 const MAX_TARGET_CHARS = 64

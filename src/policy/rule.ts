@@ -14,6 +14,7 @@
  * does: it was given for that reason, and must not open what a rule for everyone keeps shut. A remembered no is like any
  * other rule of the peer.
  */
+import { MAX_TIME_MS } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { isPermissionName, MAX_PERMISSIONS, Permissions } from './permissions.ts'
@@ -93,8 +94,6 @@ const EXACT = MAX_OBJECT_BYTES + 1
 const MAX_COUNT = 1_000_000
 /** ms, a week: a bucket that refills slower would be forgotten with the process more often than it refills. */
 const MAX_PER_MS = 7 * 24 * 3_600_000
-/** The last moment that a Date can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
-const MAX_TIME_MS = 8.64e15
 const GROUP = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 const STRICTNESS: readonly Action[] = ['allow', 'ask', 'restrict', 'deny']
 const KEYS = [

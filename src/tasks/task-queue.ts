@@ -15,7 +15,7 @@
  *
  * Limits: 1,000 tasks, half of them for authorities; 4 at a time; 100 dead letters, of which the oldest goes.
  */
-import { abortError, type ErrorCode, PeerlineError } from '../errors.ts'
+import { abortError, PASSING, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { parsePeerId } from '../identity/index.ts'
 import { type DeadLetter, DeadLetters } from './dead-letters.ts'
@@ -45,18 +45,10 @@ const MAX_WAIT_MS = 60_000
 /** ms for an attempt: dialling by every way takes 10 to 15 s, and the request has 10 s. */
 const DEFAULT_TIMEOUT_MS = 30_000
 
-/** Failures that may pass: the other side, or the network, may be there again. All others would be the same again. */
-const PASSING: ReadonlySet<ErrorCode> = new Set([
-  'ERR_PEERLINE_TIMEOUT',
-  'ERR_PEERLINE_OFFLINE',
-  'ERR_PEERLINE_UNREACHABLE',
-  'ERR_PEERLINE_NO_PATH',
-  'ERR_PEERLINE_PATH_LOST',
-  'ERR_PEERLINE_UNKNOWN_SESSION',
-  'ERR_PEERLINE_CLOSED', // of a session: the next attempt dials anew
-  'ERR_PEERLINE_BUSY',
-  'ERR_PEERLINE_LIMIT', // of this side: it is below it again when others have ended
-] as const)
+/** Whether a failure may pass: the other side, or the network, may be there again, or this side below its limit. */
+function mayPass({ code }: PeerlineError): boolean {
+  return PASSING.has(code) || code === 'ERR_PEERLINE_LIMIT'
+}
 
 /** What an executor is told beside the task. */
 export interface TaskContext {
@@ -298,7 +290,7 @@ export class TaskQueue extends TypedEventTarget<TaskEvents> {
       return
     }
     const { error } = outcome
-    if (PASSING.has(error.code) && attempts < terms.attempts) return this.#wait(job, error)
+    if (mayPass(error) && attempts < terms.attempts) return this.#wait(job, error)
     if (!this.#settle(job, { status: 'failed', error, attempts })) return
     this.#dead.add({ ...about(job), error, attempts, at: Date.now() }, terms)
     this.emit('dead', { ...about(job), error, attempts })

@@ -18,7 +18,7 @@
  * - A kind that is not known is no failure: a later version may have it. It is read as `unknown`, with its name.
  * - Who sent a task, and whether that one may give orders, is not said here: the envelope is verified before it is read.
  */
-import { copyBytes, decodeCbor, encodeCbor, type Fields, fields } from '../bytes/index.ts'
+import { copyBytes, decodeCbor, encodeCbor, type Fields, fields, MAX_TIME_MS } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { type PeerId, peerIdFromPublicKey, publicKeyOf, SIGNATURE_BYTES } from '../identity/index.ts'
 
@@ -38,9 +38,6 @@ const MAX_SETTINGS = 64
 /** Bytes of a hash: of SHA-256, at least, and of SHA-512. */
 const MIN_HASH_BYTES = 32
 const MAX_HASH_BYTES = 64
-/** The latest time that a `Date` can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
-const MAX_TIME_MS = 8.64e15
-
 const SETTING = /^[A-Za-z][A-Za-z0-9._-]*$/
 /** As an address, or a prefix in CIDR form, looks; whoever blocks it reads it. */
 const ADDRESSES = /^[0-9A-Fa-f.:/]{2,64}$/
