@@ -46,6 +46,9 @@ const RECOVER = {
   ERR_PEERLINE_NO_PROTOCOL: 'The peer does not handle this protocol; check its name and version.',
   ERR_PEERLINE_RESET: 'The other side gave up the stream; its code is in the message.',
   ERR_PEERLINE_REMOTE: 'The handler at the other side failed; see its log.',
+  // ledgers
+  ERR_PEERLINE_LEDGER: 'The ledger says something else than before: do not trust it; ask who runs it, or use another.',
+  ERR_PEERLINE_PAYMENT: 'The account that pays for messages at the ledger has too little: top it up.',
   // serving and files
   ERR_PEERLINE_ADDRESS_IN_USE: 'Another program uses this port; choose another, or stop it.',
   ERR_PEERLINE_FILE: 'Check the path, its permissions and the free space.',

@@ -57,6 +57,8 @@ const OF_ERROR: Readonly<Record<ErrorCode, number>> = {
   ERR_PEERLINE_TOO_LARGE: EXIT.UNEXPECTED,
   ERR_PEERLINE_RESET: EXIT.UNEXPECTED,
   ERR_PEERLINE_REMOTE: EXIT.UNEXPECTED,
+  ERR_PEERLINE_LEDGER: EXIT.CORRUPT,
+  ERR_PEERLINE_PAYMENT: EXIT.DENIED,
 }
 
 /** The exit code of a command that failed with `error`. */
@@ -79,5 +81,5 @@ export const EXIT_CODES_HELP = `Exit codes:
    10  no path, too slow, or the connection was lost: try again
    11  a file or directory cannot be used
    12  a disk is full, here or there
-   13  what arrived does not match its hash
+   13  what arrived does not match its hash, or a ledger contradicts itself
   130  interrupted (SIGINT); 143: SIGTERM; 141: nobody reads our output any more`

@@ -1,6 +1,5 @@
 export {
   type IntroducedHandler,
-  type IntroductionExchangeOptions,
   Introductions,
   type IntroductionsOptions,
 } from './introduction.ts'
@@ -14,7 +13,7 @@ export {
   readOffer,
   readTo,
 } from './introduction-wire.ts'
-export { Lan, type LanExchangeOptions, type LanOptions } from './lan.ts'
+export { Lan, type LanOptions } from './lan.ts'
 export { type RegisterOptions, Rendezvous } from './rendezvous.ts'
 export {
   encodeSignal,
@@ -25,4 +24,12 @@ export {
   readRendezvousRequest,
   type SignalMessage,
 } from './rendezvous-wire.ts'
-export { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type OfferHandler, type Signaling } from './signaling.ts'
+export {
+  ANSWER_TIMEOUT_MS,
+  type AnswerHow,
+  type ExchangeOptions,
+  MAX_SIGNAL_BYTES,
+  type OfferHandler,
+  type Signaling,
+  type SignalingCost,
+} from './signaling.ts'

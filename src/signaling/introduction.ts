@@ -29,7 +29,7 @@ import {
   readIntroduced,
   readIntroductionReply,
 } from './introduction-wire.ts'
-import { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type Signaling } from './signaling.ts'
+import { ANSWER_TIMEOUT_MS, type ExchangeOptions, MAX_SIGNAL_BYTES, type Signaling } from './signaling.ts'
 
 /** Peers asked for one introduction: one in eight that knows the other side, and is willing, is enough. */
 const MAX_ASKED = 8
@@ -64,15 +64,6 @@ export interface IntroductionsOptions {
   readonly delayMs?: (() => number) | undefined
 }
 
-export interface IntroductionExchangeOptions {
-  readonly signal: AbortSignal
-  /**
-   * Says whether an answer is the genuine one; until it says so, others are waited for. What it throws ends the exchange.
-   * @default the first answer is taken
-   */
-  readonly accept?: ((answer: Uint8Array) => boolean) | undefined
-}
-
 export class Introductions implements Signaling {
   readonly name = 'mutual peers'
   readonly #options: IntroductionsOptions
@@ -94,7 +85,7 @@ export class Introductions implements Signaling {
     to: PeerId,
     _requestId: Uint8Array,
     offer: Uint8Array,
-    { signal, accept = () => true }: IntroductionExchangeOptions,
+    { signal, accept = () => true }: ExchangeOptions,
   ): Promise<Uint8Array> {
     const what = `dialling ${to}`
     if (signal.aborted) return Promise.reject(abortError(signal, what))

@@ -31,7 +31,7 @@ import {
   readLanDatagram,
   tagOf,
 } from './lan-wire.ts'
-import { MAX_SIGNAL_BYTES, type OfferHandler, type Signaling } from './signaling.ts'
+import { type ExchangeOptions, MAX_SIGNAL_BYTES, type OfferHandler, type Signaling } from './signaling.ts'
 
 /** ms after the start at which an offer is sent: wireless multicast is neither acknowledged nor repeated. */
 const SEND_AT_MS = [0, 60, 200, 500, 1_000]
@@ -81,15 +81,6 @@ export interface LanOptions {
   readonly interfaces?: InterfaceFilter & { readonly loopback?: boolean }
   /** What to look at. @default os.networkInterfaces */
   readonly listInterfaces?: () => Interfaces
-}
-
-export interface LanExchangeOptions {
-  readonly signal: AbortSignal
-  /**
-   * Says whether an answer is the genuine one; until it says so, others are waited for. What it throws ends the exchange.
-   * @default the first answer is taken
-   */
-  readonly accept?: ((answer: Uint8Array) => boolean) | undefined
 }
 
 interface Waiting {
@@ -155,7 +146,7 @@ export class Lan implements Signaling {
     to: PeerId,
     _requestId: Uint8Array,
     offer: Uint8Array,
-    { signal, accept = () => true }: LanExchangeOptions,
+    { signal, accept = () => true }: ExchangeOptions,
   ): Promise<Uint8Array> {
     const what = `dialling ${to}`
     if (signal.aborted) return Promise.reject(abortError(signal, what))

@@ -18,6 +18,7 @@ const FLOORS = [
   'path',
   'session',
   'network',
+  'ledger',
   'signaling',
   'discovery',
   'connect',
@@ -34,6 +35,7 @@ const FLOORS = [
 const UNAWARE: readonly (readonly [string, readonly string[]])[] = [
   ['path', ['identity', 'handshake']],
   ['network', ['identity', 'handshake', 'session']],
+  ['ledger', ['handshake', 'path', 'network']],
   ['discovery', ['handshake', 'path', 'session', 'signaling']],
   ['policy', ['path', 'session', 'signaling', 'connect']],
   ['protocol', ['connect', 'signaling', 'policy']],
