@@ -18,6 +18,7 @@ const RELAYED: WhyReport = {
     },
   ],
   history: [{ atMs: 40, kind: 'relay', remote: 'tcp://11.1.1.1:4400', what: 'attached' }],
+  signaling: [],
   attempts: [
     { round: 0, way: 'tcp', targets: ['192.168.1.2:1'], outcome: 'failed', detail: 'no answer', ms: 1_500 },
     {
@@ -71,7 +72,19 @@ test('many candidates are counted', () => {
 test('the JSON line has every key, and null for what is not known', () => {
   const event = JSON.parse(JSON.stringify(whyEvent({ ...RELAYED, path: undefined })))
   expect(Object.keys(event).sort()).toEqual(
-    ['advice', 'attempts', 'event', 'history', 'local', 'path', 'paths', 'peer', 'reasons', 'remote'].sort(),
+    [
+      'advice',
+      'attempts',
+      'event',
+      'history',
+      'local',
+      'path',
+      'paths',
+      'peer',
+      'reasons',
+      'remote',
+      'signaling',
+    ].sort(),
   )
   expect(event).toMatchObject({ event: 'why', path: null, remote: null, local: { udp: 'sequential' } })
 })

@@ -3,13 +3,14 @@
  *
  *     path     relay: no direct path worked so far; the relay carries the data
  *     paths    every one there is, the one in use marked
+ *     found by every medium that carried the offer, and what it cost
  *     tried    every attempt and its outcome
  *     network  both sides' NAT
  *     helps    what would make for a better path
  *
  * and as the one JSON line, in which what is not known is null.
  */
-import type { NatSummary, PathAttempt, WhyReport } from '../session/index.ts'
+import type { NatSummary, PathAttempt, SignalingAttempt, WhyReport } from '../session/index.ts'
 import { columns, formatBytes, formatMs } from './output.ts'
 
 /** Targets shown of one attempt: a predicted NAT has dozens, which all look alike. */
@@ -23,11 +24,12 @@ export function whyEvent({ path, local, remote, ...rest }: WhyReport): Record<st
 }
 
 export function whyLines(report: WhyReport): string[] {
-  const { path, paths, attempts, local, remote, reasons, advice } = report
+  const { path, paths, attempts, signaling, local, remote, reasons, advice } = report
   const lines = [`why ${path ?? 'no path'}: ${reasons.join('; ') || 'nothing is known about it'}`]
   if (paths.length > 0) {
     lines.push('paths:', ...columns(paths.map(pathRow)))
   }
+  if (signaling.length > 0) lines.push('found by:', ...columns(signaling.map(signalingRow)))
   if (attempts.length > 0) lines.push('tried:', ...columns(attempts.map(attemptRow)))
   lines.push(
     'network:',
@@ -61,6 +63,17 @@ function attemptRow({ round, way, targets, outcome, detail, ms }: PathAttempt): 
   const where = targets.length === 0 ? '' : ` [to ${targets.slice(0, MAX_TARGETS).join(', ')}${more}]`
   const took = outcome === 'skipped' ? '' : formatMs(ms)
   return [`round ${round}`, way, outcome, took, `${detail}${where}`]
+}
+
+function signalingRow({ medium, outcome, detail, ms, bytes, messages, price }: SignalingAttempt): string[] {
+  const kept = messages === 0 ? '' : `, ${messages} message${messages === 1 ? '' : 's'} kept there`
+  const paid = price === undefined || price.amount === 0 ? '' : `, ${price.amount} ${price.unit}`
+  return [
+    medium,
+    outcome,
+    formatMs(ms),
+    `offer of ${formatBytes(bytes)}${kept}${paid}${detail === '' ? '' : `; ${detail}`}`,
+  ]
 }
 
 function sideRows(side: string, nat: NatSummary | undefined, untold: string): string[][] {

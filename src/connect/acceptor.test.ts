@@ -68,6 +68,7 @@ function acceptorOf(room: number): { accept: (host: number) => Wire; asked: stri
       throw new PeerlineError('ERR_PEERLINE_DENIED', 'nobody')
     },
     tellRefusals: true,
+    knows: () => false,
     findSession: () => undefined,
     newSession: () => {
       throw new Error('nobody was let in')

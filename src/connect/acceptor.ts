@@ -15,6 +15,7 @@ import type { Identity, PeerId } from '../identity/index.ts'
 import { hostOf, sourceKey } from '../network/address.ts'
 import type { FramedPath, Path } from '../path/index.ts'
 import { type Session, sessionIdOf } from '../session/index.ts'
+import { capabilityOf, namesSession } from './candidate.ts'
 import { type Claim, type Counted, held } from './counted.ts'
 import { firstMessage } from './first-message.ts'
 
@@ -35,8 +36,17 @@ function sourceOf(remote: string): string {
 /** What a peer was let in by: it goes with the session to whoever decided. */
 export type Leave = object
 
-/** Decides about a peer whose identity is proven. Rejects with the refusal. The signal fires when the peer has left. */
-export type Admit = (from: PeerId, how: 'direct' | 'signaled', signal?: AbortSignal) => Promise<Leave | undefined>
+/** How a peer comes. */
+export interface AdmitHow {
+  readonly how: 'direct' | 'signaled'
+  /** What it brings of an invitation; read when it is asked for, and it may be anything. */
+  readonly capability?: (() => Uint8Array | undefined) | undefined
+  /** Fires when the peer has left. */
+  readonly signal?: AbortSignal | undefined
+}
+
+/** Decides about a peer whose identity is proven. Rejects with the refusal. */
+export type Admit = (from: PeerId, how: AdmitHow) => Promise<Leave | undefined>
 
 export interface AcceptorOptions {
   readonly identity: Identity
@@ -46,9 +56,11 @@ export interface AcceptorOptions {
   /** False for an address (an IP literal) that is shut out. */
   readonly mayCome: (host: string) => boolean
   /** Lets a peer in, and counts it as a session of that peer from then on. Rejects with the refusal. */
-  readonly admit: (from: PeerId, counted: Counted, signal?: AbortSignal) => Promise<Leave | undefined>
+  readonly admit: (from: PeerId, counted: Counted, how: Omit<AdmitHow, 'how'>) => Promise<Leave | undefined>
   /** Refusals are told to the other side; else it hears nothing. */
   readonly tellRefusals: boolean
+  /** True for a peer that we have a session with, or had lately: what it tells is read without further leave. */
+  readonly knows: (peer: PeerId) => boolean
   readonly findSession: (idHex: string) => Session | undefined
   readonly newSession: (keys: SessionKeys, peer: PeerId, leave: Leave | undefined) => Session
   /** Answers an offer for a session that both sides have; undefined: with silence. @throws PeerlineError when it is malformed */
@@ -167,15 +179,16 @@ export class Acceptor {
       const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
       return tellRefusals ? offer.refuse(error.code, error.message) : undefined
     }
-    if (offer.body.length > 0) {
+    const resume = async () => {
       const answer = await this.#options.resume(offer).catch(refuse)
       if (answer !== undefined) path.send([answer])
       path.close()
       return undefined
     }
+    if (this.#options.knows(offer.from) && namesSession(offer.body)) return resume()
     let leave: Leave | undefined
     try {
-      leave = await admit(offer.from, counted, leaving(path))
+      leave = await admit(offer.from, counted, { signal: leaving(path), capability: () => capabilityOf(offer.body) })
       path.pause()
       const host = hostOf(path.remote)
       // The owner may have thought for long.
@@ -189,6 +202,8 @@ export class Acceptor {
       path.close()
       return undefined
     }
+    // It is told that we do not know it, now that it is let in.
+    if (namesSession(offer.body)) return resume()
     const { message: answer, keys } = offer.accept(EMPTY)
     path.send([answer])
     const session = newSession(keys, offer.from, leave)
@@ -205,7 +220,7 @@ export class Acceptor {
     let leave: Leave | undefined
     let refusal: PeerlineError | undefined
     try {
-      leave = await this.#options.admit(from, counted)
+      leave = await this.#options.admit(from, counted, {})
     } catch (cause) {
       refusal = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
       if (!this.#options.tellRefusals) {

@@ -32,6 +32,7 @@ function add(bonds: Bonds, id: string): Ended {
       relays: undefined,
       joins: true,
       addresses: [],
+      signaled: [],
       hidden: false,
       upgrade: undefined,
     },

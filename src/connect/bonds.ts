@@ -5,7 +5,7 @@
 import type { ErrorCode, PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
-import type { Session } from '../session/index.ts'
+import type { Session, SignalingAttempt } from '../session/index.ts'
 import type { Reservation } from './reservation.ts'
 import type { Upgrade } from './upgrade.ts'
 import type { Way } from './ways.ts'
@@ -31,6 +31,8 @@ export interface Bond {
   readonly joins: boolean
   /** Addresses at which the other side was dialled. */
   readonly addresses: readonly string[]
+  /** The media by which its offer went. */
+  readonly signaled: readonly SignalingAttempt[]
   /** The other side shows no address. */
   hidden: boolean
   /** The search for direct paths, where there is one. */

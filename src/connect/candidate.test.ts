@@ -5,7 +5,9 @@ import { encodeCbor } from '../bytes/index.ts'
 import { isPeerlineError } from '../errors.ts'
 import { CIRCUIT_BYTES } from '../path/index.ts'
 import {
+  type Candidate,
   type ConnectionBody,
+  capabilityOf,
   decodeBody,
   encodeBody,
   MAX_BODY_BYTES,
@@ -13,6 +15,7 @@ import {
   MAX_CIRCUITS,
   MAX_EARLY_BYTES,
   mayDial,
+  namesSession,
 } from './candidate.ts'
 import { MAX_URL_LENGTH } from './url.ts'
 
@@ -125,6 +128,47 @@ describe('a connection body', () => {
     ]) {
       expect(encodeBody({ hidden: true, early: refused, earlyAnswer: larger })).toEqual(encodeBody({ hidden: true }))
     }
+  })
+
+  test('carries what an invitation holds; before anybody is let in nothing else of it is used', () => {
+    const capability = new Uint8Array(32).fill(7)
+    const bytes = encodeBody({ capability, webrtc: BODY })
+    expect(decodeBody(bytes).capability).toEqual(capability)
+    expect(capabilityOf(bytes)).toEqual(capability)
+    expect(capabilityOf(encodeBody({ hidden: true }))).toBeUndefined()
+    expect(capabilityOf(encodeBody({ capability: new Uint8Array(33) }))).toBeUndefined()
+    fc.assert(fc.property(fc.uint8Array({ maxLength: 200 }), (some) => void capabilityOf(some)))
+  })
+
+  test('names a session, or does not; what cannot be read is not taken for a dial', () => {
+    expect(namesSession(new Uint8Array(0))).toBe(false)
+    expect(namesSession(encodeBody({ hidden: true }))).toBe(false)
+    expect(namesSession(encodeBody({ session: '0f'.repeat(16) }))).toBe(true)
+    expect(namesSession(Uint8Array.of(0xff))).toBe(true)
+  })
+
+  test('for a small medium: goes without what can be told later, and keeps candidates of every kind', () => {
+    const of = (kind: Candidate['kind'], host: string) => ({ kind, host, port: 50_000 })
+    const candidates = [
+      ...Array.from({ length: 12 }, (_, at) => of('tcp', `2001:db8:1:2:3:4:5:${(at + 16).toString(16)}`)),
+      of('tcp-so', '203.0.113.5'),
+      ...Array.from({ length: 9 }, (_, at) => of('udp', `192.168.1.${at}`)),
+      of('udp-srflx', '203.0.113.5'),
+    ]
+    const circuits = [1, 2].map((at) => ({ relay: `wss://relay${at}.example.org`, token: TOKEN }))
+    const whole = { candidates, circuits, webrtc: new Uint8Array(900), nat: undefined }
+    const small = decodeBody(encodeBody(whole, { maxBytes: 700 }))
+    expect(encodeBody(whole, { maxBytes: 700 }).length).toBeLessThanOrEqual(700)
+    expect(small.webrtc).toBeUndefined()
+    expect(small.circuits).toEqual([circuits[0]])
+    expect(small.candidates.length).toBeGreaterThanOrEqual(6)
+    expect(new Set(small.candidates.map(({ kind }) => kind))).toEqual(new Set(['tcp', 'tcp-so', 'udp', 'udp-srflx']))
+    // In the order of preference, as before.
+    expect(
+      candidates.filter((one) => small.candidates.some((kept) => kept.host === one.host && kept.kind === one.kind)),
+    ).toEqual(small.candidates)
+    expect(decodeBody(encodeBody(whole, { maxBytes: 1_600 })).circuits).toEqual(circuits)
+    expect(decodeBody(encodeBody(whole, { maxBytes: 200 })).circuits).toEqual([])
   })
 
   test('leaves the early ones out first when it is too large', () => {

@@ -12,11 +12,13 @@
  *       s?: id 16                            in an offer: it is for a session that both have, and that has lost its paths
  *       q?: [protocol, body]                 in an offer: a request that may be answered before there is a session
  *       a?: bytes                            in the answer: what it was answered with, in the form of a response
+ *       k?: bytes                            in an offer: what an invitation of the receiver holds
  *     }
  *
  * - At most {@link MAX_CANDIDATES} and {@link MAX_CIRCUITS} are taken.
  * - `q` and `a` are left out where they are too large, and first of all where the whole is: what is not there is asked
- *   again in the session. A peer that does not know them passes them over.
+ *   again in the session. Then goes what can be told in the session: `w`, the second circuit, the candidates that were
+ *   preferred least of their kind; the other circuit is the last to go. A peer that does not know a field passes it over.
  * - What a remote names is never dialled blindly: see {@link mayDial}.
  */
 
@@ -49,6 +51,9 @@ const STATUS_BYTES = 1
 
 /** Bytes of a WebRTC description. */
 const MAX_DESCRIPTION_BYTES = 2_048
+
+/** Bytes of what an invitation holds. */
+const MAX_CAPABILITY_BYTES = 32
 
 /** Bytes of a session's public name. */
 const SESSION_ID_BYTES = 16
@@ -128,13 +133,58 @@ export interface ConnectionBody {
   readonly early?: EarlyRequest | undefined
   /** In an answer: what `early` is answered with. */
   readonly earlyAnswer?: Uint8Array | undefined
+  /** In an offer: what an invitation of the receiver holds. */
+  readonly capability?: Uint8Array | undefined
 }
 
-/** @param options.maxBytes above this `early` and `earlyAnswer` are left out; @default {@link MAX_BODY_BYTES} */
-export function encodeBody(body: Partial<ConnectionBody>, { maxBytes = MAX_BODY_BYTES } = {}): Uint8Array {
+/**
+ * @param options.maxBytes above this, what matters least is left out, as the head of this file says; @default
+ *   {@link MAX_BODY_BYTES}
+ */
+export function encodeBody(
+  body: Partial<ConnectionBody>,
+  { maxBytes = MAX_BODY_BYTES }: { readonly maxBytes?: number | undefined } = {},
+): Uint8Array {
+  const whole = encode(body)
+  if (whole.length <= maxBytes) return whole
+  let rest: Partial<ConnectionBody> = { ...body, early: undefined, earlyAnswer: undefined }
+  for (const less of LESS) {
+    const encoded = encode(rest)
+    if (encoded.length <= maxBytes) return encoded
+    rest = less(rest)
+  }
+  const all = rest.candidates ?? []
+  const byWorth = inTurns(all)
+  for (let left = all.length - 1; left >= MIN_CANDIDATES && encode(rest).length > maxBytes; left--) {
+    const kept = new Set(byWorth.slice(0, left))
+    rest = { ...rest, candidates: all.filter((one) => kept.has(one)) }
+  }
+  // What is too large all the same is for the medium to refuse.
+  const encoded = encode(rest)
+  return encoded.length <= maxBytes ? encoded : encode({ ...rest, circuits: [] })
+}
+
+/** What is left out, one after the other, of what is too large for a medium. */
+const LESS: readonly ((body: Partial<ConnectionBody>) => Partial<ConnectionBody>)[] = [
+  (body) => body,
+  (body) => ({ ...body, webrtc: undefined }),
+  (body) => ({ ...body, circuits: body.circuits?.slice(0, 1) ?? [] }),
+]
+
+/** Candidates that are kept before the last circuit goes: a LAN, a public and a mapped address, in two families. */
+const MIN_CANDIDATES = 6
+
+/** The best of each kind, then the second of each, …: some of every kind are of more use than all of one. */
+function inTurns(candidates: readonly Candidate[]): Candidate[] {
+  const kinds = [...KINDS].map((kind) => candidates.filter((one) => one.kind === kind))
+  const most = Math.max(0, ...kinds.map(({ length }) => length))
+  return Array.from({ length: most }, (_, at) => kinds.flatMap((ofKind) => ofKind[at] ?? [])).flat()
+}
+
+function encode(body: Partial<ConnectionBody>): Uint8Array {
   const { candidates = [], circuits = [], hidden = false, nat, rendezvousRttMs, webrtc, punch, session } = body
-  const { early, earlyAnswer } = body
-  const rest = {
+  const { early, earlyAnswer, capability } = body
+  return encodeCbor({
     c: candidates.slice(0, MAX_CANDIDATES).map(({ kind, host, port }) => [kind, host, port]),
     r: circuits.slice(0, MAX_CIRCUITS).map(({ relay, token }) => [relay, token]),
     ...(hidden ? { h: true } : {}),
@@ -143,13 +193,30 @@ export function encodeBody(body: Partial<ConnectionBody>, { maxBytes = MAX_BODY_
     ...(webrtc === undefined ? {} : { w: webrtc }),
     ...(punch === undefined ? {} : { g: [punch.round, PHASES.indexOf(punch.phase)] }),
     ...(session === undefined ? {} : { s: Buffer.from(session, 'hex') }),
-  }
-  const whole = encodeCbor({
-    ...rest,
     ...(early === undefined || !mayRide(early) ? {} : { q: [early.protocol, early.body] }),
     ...(earlyAnswer === undefined || earlyAnswer.length > STATUS_BYTES + MAX_EARLY_BYTES ? {} : { a: earlyAnswer }),
+    ...(capability === undefined ? {} : { k: capability }),
   })
-  return whole.length <= maxBytes ? whole : encodeCbor(rest)
+}
+
+/** What an offer brings of an invitation; undefined where there is nothing of the kind. Its other fields are looked at, not used. */
+export function capabilityOf(body: Uint8Array): Uint8Array | undefined {
+  if (body.length === 0) return undefined
+  try {
+    return decodeBody(body).capability
+  } catch {
+    return undefined
+  }
+}
+
+/** True for the body of an offer that is for a session that both sides have, and for one that is malformed. */
+export function namesSession(body: Uint8Array): boolean {
+  if (body.length === 0) return false
+  try {
+    return decodeBody(body).session !== undefined
+  } catch {
+    return true
+  }
 }
 
 function mayRide({ protocol, body }: EarlyRequest): boolean {
@@ -183,6 +250,7 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
   const session = all.optional('s', (name) => toHex(all.bytes(name, { length: SESSION_ID_BYTES })))
   const early = all.optional('q', (name) => all.list(name, { max: 2 }))
   const earlyAnswer = all.optional('a', (name) => copyBytes(all.bytes(name, { max: STATUS_BYTES + MAX_EARLY_BYTES })))
+  const capability = all.optional('k', (name) => copyBytes(all.bytes(name, { max: MAX_CAPABILITY_BYTES })))
   return {
     candidates,
     circuits,
@@ -194,6 +262,7 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
     ...(session === undefined ? {} : { session }),
     ...(early === undefined ? {} : { early: readEarly(tuple(early, 2)) }),
     ...(earlyAnswer === undefined ? {} : { earlyAnswer }),
+    ...(capability === undefined ? {} : { capability }),
   }
 }
 

@@ -10,16 +10,19 @@ import { PeerlineError } from '../errors.ts'
 import { createOffer, type openOffer } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import { parseHostPort } from '../network/address.ts'
-import type { Path, WebRtcAttempt } from '../path/index.ts'
+import type { Path } from '../path/index.ts'
 import type { Session } from '../session/index.ts'
-import type { Bond, Bonds, FindRelays } from './bonds.ts'
+import type { Signaling } from '../signaling/index.ts'
+import type { Bond, FindRelays } from './bonds.ts'
 import { type ConnectionBody, encodeBody } from './candidate.ts'
 import { openCircuit } from './circuit.ts'
 import { exchangeOverPath } from './direct.ts'
+import type { Exchanged } from './exchange.ts'
+import type { OwnSide } from './own-side.ts'
 import { raceTcp } from './race.ts'
 import { Reconnect } from './reconnect.ts'
+import type { SessionMaker } from './session-maker.ts'
 import { Standby } from './standby.ts'
-import type { Upgrade } from './upgrade.ts'
 import { parseServerAddress } from './url.ts'
 import type { Way } from './ways.ts'
 
@@ -34,19 +37,10 @@ export interface KeeperHost {
   readonly hurry: () => void
   /** True when some medium works now. `hidden`: one that does not tell our address. */
   readonly signals: (options: { hidden: boolean }) => boolean
-  readonly bonds: Bonds
-  /** What we tell of ourselves where only `ways` may be used. */
-  readonly body: (ways: ReadonlySet<Way>) => Partial<ConnectionBody>
-  /** Sends an offer with `body`, and circuits, by every medium; what answers. */
+  readonly own: OwnSide
+  readonly maker: SessionMaker
+  /** Sends an offer with `body`, and circuits, by the media there are; what answers. */
   readonly call: (to: PeerId, body: Partial<ConnectionBody>, how: CallOptions) => Promise<Called>
-  /** Begins the search for direct paths. */
-  readonly seek: (bond: Bond, begun: { relayed: boolean }) => Upgrade | undefined
-  /** Our side of WebRTC, described: the first, or in answer to what the other side describes. Undefined: not here. Never rejects. */
-  readonly describe: (ways: ReadonlySet<Way>, told?: ConnectionBody) => Promise<WebRtcAttempt | undefined>
-  /** Comes to circuits that the other side offers. */
-  readonly join: (told: ConnectionBody) => void
-  /** ms until an answer is where its offer came from. */
-  readonly travel: (told: ConnectionBody, travelMs: number | undefined) => number
   /** Fires when nothing is to be kept any more. */
   readonly closing: AbortSignal
 }
@@ -55,12 +49,14 @@ export interface KeeperHost {
 export interface CallOptions {
   readonly ways: ReadonlySet<Way>
   readonly relays: FindRelays | undefined
+  /** The only one to be used. */
+  readonly medium?: Signaling | undefined
   readonly signal: AbortSignal
   readonly onRefused?: () => void
 }
 
 /** What an offer led to. */
-export interface Called {
+export interface Called extends Omit<Exchanged, 'body'> {
   readonly remote: ConnectionBody
   readonly circuits: readonly Promise<Path>[]
 }
@@ -101,28 +97,29 @@ export class Keeper {
   async answer(
     offer: ReturnType<typeof openOffer>,
     told: ConnectionBody,
-    travelMs: number | undefined,
+    how: { readonly travelMs: number | Promise<number>; readonly maxBytes?: number | undefined },
   ): Promise<Uint8Array | undefined> {
     const id = told.session
     if (id === undefined) throw new PeerlineError('ERR_PEERLINE_PROTOCOL', 'an offer names no session')
-    const bond = this.#host.bonds.get(id)
+    const bond = this.#host.maker.bonds.get(id)
     if (bond === undefined || bond.session.peer !== offer.from) {
       if (!this.#host.tellRefusals) return undefined
-      const ending = this.#host.bonds.ending(id)
+      const ending = this.#host.maker.bonds.ending(id)
       if (ending?.peer === offer.from) return offer.refuse(ending.code, ending.message)
       return offer.refuse('ERR_PEERLINE_UNKNOWN_SESSION', 'this peer does not know the session')
     }
     // The other side hears nothing on what there is.
     bond.session.doubt()
-    if (bond.joins) this.#host.join(told)
+    if (bond.joins) this.#host.own.join(told)
     const ways = told.hidden === true ? new Set<Way>() : bond.ways
     const upgrade =
-      ways.size > 0 ? (bond.upgrade ?? this.#host.seek(bond, { relayed: told.circuits.length > 0 })) : undefined
+      ways.size > 0 ? (bond.upgrade ?? this.#host.maker.seek(bond, { relayed: told.circuits.length > 0 })) : undefined
     // One at a time: the other side calls again before ICE has come to an end.
-    const webrtc = upgrade?.describes === false ? await this.#host.describe(ways, told) : undefined
-    const { message } = offer.accept(encodeBody({ ...this.#host.body(ways), webrtc: webrtc?.description }))
+    const webrtc = upgrade?.describes === false ? await this.#host.own.describe(ways, told) : undefined
+    const body = { ...this.#host.own.body(ways), webrtc: webrtc?.description }
+    const { message } = offer.accept(encodeBody(body, { maxBytes: how.maxBytes }))
     const round = told.punch?.round ?? 0
-    upgrade?.resume(told, round, this.#host.travel(told, travelMs))
+    upgrade?.resume(told, round, how.travelMs)
     if (webrtc !== undefined) void upgrade?.connectDescribed(round, webrtc)
     return message
   }
@@ -134,8 +131,8 @@ export class Keeper {
     const round = bond.upgrade?.nextRound ?? 1
     // Where it is the only way it is described in the offer, as in the first one: nothing else can carry the description.
     const alone = ways.size === 1 && ways.has('webrtc') && bond.upgrade?.describes === false
-    const webrtc = alone ? await this.#host.describe(ways) : undefined
-    const told = { ...this.#host.body(ways), session: session.id, punch: { round, phase: 'go' } as const }
+    const webrtc = alone ? await this.#host.own.describe(ways) : undefined
+    const told = { ...this.#host.own.body(ways), session: session.id, punch: { round, phase: 'go' } as const }
     const body = { ...told, webrtc: webrtc?.description }
     let refused = false
     const onRefused = () => {
@@ -147,7 +144,7 @@ export class Keeper {
         circuit.then((path) => session.attach(path)).catch(() => {})
       }
       if (ways.size > 0 && !remote.hidden) {
-        const upgrade = bond.upgrade ?? this.#host.seek(bond, { relayed: circuits.length > 0 })
+        const upgrade = bond.upgrade ?? this.#host.maker.seek(bond, { relayed: circuits.length > 0 })
         upgrade?.resume(remote, round, 0)
         if (webrtc !== undefined) void upgrade?.connectDescribed(round, webrtc, remote.webrtc)
       } else webrtc?.close()
@@ -222,7 +219,7 @@ export class Keeper {
         return false
       }
     }
-    for (const bond of this.#host.bonds) {
+    for (const bond of this.#host.maker.bonds) {
       const { session } = bond
       if (!session.pathInfo.some(({ kind, remote }) => kind === 'relay' && there(remote))) continue
       session.leave(there)

@@ -126,10 +126,10 @@ export class Upgrade {
 
   /**
    * Begins, with what offer and answer told.
-   * @param fireInMs until the other side is about to fire as well
+   * @param fireInMs until the other side is about to fire as well; a promise, where that is not known yet
    * @returns when round 0 is over. Never rejects.
    */
-  async begin(remote: ConnectionBody, fireInMs: number): Promise<void> {
+  async begin(remote: ConnectionBody, fireInMs: number | Promise<number>): Promise<void> {
     this.#remote = remote
     // Numbers that a NAT counts up are stale already; with a relay to talk over, both sides first look again.
     const stale = [this.#options.vantage().nat, remote.nat].some((nat) => nat !== undefined && isSequential(nat))
@@ -155,7 +155,7 @@ export class Upgrade {
    * @param round the number that the offer proposed; the higher one stands when both sides have offered
    * @param fireInMs until the other side is about to fire as well
    */
-  resume(remote: ConnectionBody, round: number, fireInMs: number): void {
+  resume(remote: ConnectionBody, round: number, fireInMs: number | Promise<number>): void {
     this.#remote = remote
     this.#stopDialling?.abort()
     void this.#dial(round, remote)
@@ -346,7 +346,10 @@ export class Upgrade {
   }
 
   /** Punches, in place of the round before. Never rejects. */
-  async #punch(round: number, remote: ConnectionBody, fireInMs: number): Promise<void> {
+  async #punch(round: number, remote: ConnectionBody, when: number | Promise<number>): Promise<void> {
+    // Where the answer did not get out, nobody comes: a round does no harm.
+    const fireInMs = typeof when === 'number' ? when : await when.catch(() => 0)
+    if (this.#signal.aborted || round < this.#round) return
     this.#punching?.abort()
     const punching = new AbortController()
     this.#punching = punching

@@ -2,7 +2,7 @@
  * The explanation behind `Session.why()`: what was tried, how both NATs behave, and what follows from it.
  */
 import { formatHostPort } from '../network/address.ts'
-import type { Explanation, NatSummary, PathAttempt, Session } from '../session/index.ts'
+import type { Explanation, NatSummary, PathAttempt, Session, SignalingAttempt } from '../session/index.ts'
 import type { Candidate, ConnectionBody } from './candidate.ts'
 import type { Vantage } from './ways.ts'
 
@@ -13,15 +13,17 @@ export interface Evidence {
   /** What the other side told of itself. */
   readonly remote: ConnectionBody | undefined
   readonly attempts: readonly PathAttempt[]
+  readonly signaling: readonly SignalingAttempt[]
   /** Which side shows no address, so that relays alone are used. */
   readonly hidden: 'no' | 'here' | 'there'
 }
 
-export function explain({ session, vantage, remote, attempts, hidden }: Evidence): Explanation {
+export function explain({ session, vantage, remote, attempts, signaling, hidden }: Evidence): Explanation {
   const local = hidden === 'here' ? undefined : summary(vantage)
   const theirs = remote === undefined || remote.hidden ? undefined : summary(remote)
   return {
     attempts,
+    signaling,
     local,
     remote: theirs,
     reasons: reasons(session, hidden, attempts),

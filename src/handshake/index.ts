@@ -9,12 +9,14 @@ export {
 export { SESSION_ID_BYTES, type SessionKeys, sessionKeys } from './keys.ts'
 export { MAX_NOISE_BYTES, NoiseHandshake, type NoiseOptions, type NoisePattern } from './noise.ts'
 export {
+  ANSWER_OVERHEAD_BYTES,
   createOffer,
   MAX_ANSWER_BODY_BYTES,
   MAX_ANSWER_BYTES,
   MAX_OFFER_BODY_BYTES,
   MAX_OFFER_BYTES,
   MAX_OFFER_LIFETIME_MS,
+  OFFER_OVERHEAD_BYTES,
   type Offer,
   type OfferOptions,
   type OpenOptions,

@@ -56,8 +56,12 @@ const ANSWER_HEAD_BYTES = 1 + REQUEST_ID_BYTES + PEER_BYTES
 /** Bytes of the largest body of an offer: the rest is the envelope, two keys, two tags and the head. */
 export const MAX_OFFER_BODY_BYTES = MAX_OFFER_BYTES - ENVELOPE_BYTES - 32 - KEY_AND_TAG - OFFER_HEAD_BYTES - TAG_BYTES
 
+/** Bytes of an offer beside its body, and of an answer. */
+export const OFFER_OVERHEAD_BYTES = MAX_OFFER_BYTES - MAX_OFFER_BODY_BYTES
+
 /** Bytes of the largest body of an answer. */
 export const MAX_ANSWER_BODY_BYTES = MAX_ANSWER_BYTES - ENVELOPE_BYTES - 32 - ANSWER_HEAD_BYTES - TAG_BYTES
+export const ANSWER_OVERHEAD_BYTES = MAX_ANSWER_BYTES - MAX_ANSWER_BODY_BYTES
 
 const ACCEPTED = 0
 const REFUSED = 1

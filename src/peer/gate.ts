@@ -13,7 +13,7 @@
  * - What is judged is the protocol, whatever form of a request it is used in.
  * - Introductions are not judged: they have their own leave, and carry nothing but offers.
  */
-import type { Claim, Counted, Leave } from '../connect/index.ts'
+import type { AdmitHow, Claim, Counted, Leave } from '../connect/index.ts'
 import { type ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { hostOf } from '../network/address.ts'
@@ -111,7 +111,7 @@ export class Gate {
   readonly mayUse = (host: string): boolean => !this.#bans.isBannedAddress(host)
 
   /** Lets a peer in. @throws PeerlineError `ERR_PEERLINE_DENIED`, `ERR_PEERLINE_BUSY` */
-  readonly admit = async (peer: PeerId, how: 'direct' | 'signaled', signal?: AbortSignal): Promise<Leave> => {
+  readonly admit = async (peer: PeerId, { how, signal }: AdmitHow): Promise<Leave> => {
     if (this.#bans.isBanned(peer)) {
       this.#firewall.note({
         action: 'deny',

@@ -160,7 +160,14 @@ export class Session extends TypedEventTarget<SessionEvents> {
   /** Why the path in use is the one in use, what else was tried, and what would help. */
   why(): WhyReport {
     const { peer, path, pathInfo: paths, pathHistory: history } = this
-    const nothing: Explanation = { attempts: [], local: undefined, remote: undefined, reasons: [], advice: [] }
+    const nothing: Explanation = {
+      attempts: [],
+      signaling: [],
+      local: undefined,
+      remote: undefined,
+      reasons: [],
+      advice: [],
+    }
     return { peer, path, ...(this.#explain?.() ?? nothing), paths, history }
   }
 

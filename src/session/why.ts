@@ -28,9 +28,30 @@ export interface NatSummary {
   readonly candidates: readonly string[]
 }
 
+/** One medium by which the offer of a session went. */
+export interface SignalingAttempt {
+  /** Such as `lan`, or `rendezvous ws://…`. */
+  readonly medium: string
+  /** `answered`: its answer opened the session; `overtaken`: another medium was faster. */
+  readonly outcome: 'answered' | 'overtaken' | 'failed'
+  /** Why it failed, in a few words; else empty. */
+  readonly detail: string
+  /** ms from the start of the dial until it was used, and until it came to its outcome. */
+  readonly beganMs: number
+  readonly ms: number
+  /** Bytes of the offer. */
+  readonly bytes: number
+  /** Messages that the medium kept or carried for it; 0 where a session that was open carried it. */
+  readonly messages: number
+  /** What it cost us, where it cost anything. */
+  readonly price?: { readonly amount: number; readonly unit: string }
+}
+
 /** What the connecting room knows. */
 export interface Explanation {
   readonly attempts: readonly PathAttempt[]
+  /** How the two sides found each other; empty where the other side dialled, or an address was known. */
+  readonly signaling: readonly SignalingAttempt[]
   readonly local: NatSummary | undefined
   readonly remote: NatSummary | undefined
   /** Why the path in use is the one in use, a sentence each. */
