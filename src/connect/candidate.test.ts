@@ -52,6 +52,14 @@ const body = fc.record(
       body: fc.uint8Array({ maxLength: 200 }),
     }),
     earlyAnswer: fc.uint8Array({ maxLength: 200 }),
+    rendezvous: fc.array(
+      fc.webUrl({ validSchemes: ['ws', 'wss'] }).filter((url) => url.length <= MAX_URL_LENGTH),
+      {
+        minLength: 1,
+        maxLength: 2,
+      },
+    ),
+    capability: fc.uint8Array({ maxLength: 32 }),
   },
   { requiredKeys: ['candidates', 'circuits'] },
 )

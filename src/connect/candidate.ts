@@ -12,12 +12,13 @@
  *       s?: id 16                            in an offer: it is for a session that both have, and that has lost its paths
  *       q?: [protocol, body]                 in an offer: a request that may be answered before there is a session
  *       a?: bytes                            in the answer: what it was answered with, in the form of a response
+ *       u?: [url, …]                         rendezvous where the sender may be found when this session has ended
  *       k?: bytes                            in an offer: what an invitation of the receiver holds
  *     }
  *
  * - At most {@link MAX_CANDIDATES} and {@link MAX_CIRCUITS} are taken.
  * - `q` and `a` are left out where they are too large, and first of all where the whole is: what is not there is asked
- *   again in the session. Then goes what can be told in the session: `w`, the second circuit, the candidates that were
+ *   again in the session. Then goes `u`, and what can be told in the session: `w`, the second circuit, the candidates that were
  *   preferred least of their kind; the other circuit is the last to go. A peer that does not know a field passes it over.
  * - What a remote names is never dialled blindly: see {@link mayDial}.
  */
@@ -51,6 +52,9 @@ const STATUS_BYTES = 1
 
 /** Bytes of a WebRTC description. */
 const MAX_DESCRIPTION_BYTES = 2_048
+
+/** Rendezvous named: some 80 bytes each. */
+const MAX_RENDEZVOUS = 2
 
 /** Bytes of what an invitation holds. */
 const MAX_CAPABILITY_BYTES = 32
@@ -133,6 +137,8 @@ export interface ConnectionBody {
   readonly early?: EarlyRequest | undefined
   /** In an answer: what `early` is answered with. */
   readonly earlyAnswer?: Uint8Array | undefined
+  /** URLs of rendezvous where the sender may be found later. */
+  readonly rendezvous?: readonly string[] | undefined
   /** In an offer: what an invitation of the receiver holds. */
   readonly capability?: Uint8Array | undefined
 }
@@ -147,11 +153,11 @@ export function encodeBody(
 ): Uint8Array {
   const whole = encode(body)
   if (whole.length <= maxBytes) return whole
-  let rest: Partial<ConnectionBody> = { ...body, early: undefined, earlyAnswer: undefined }
+  let rest = body
   for (const less of LESS) {
+    rest = less(rest)
     const encoded = encode(rest)
     if (encoded.length <= maxBytes) return encoded
-    rest = less(rest)
   }
   const all = rest.candidates ?? []
   const byWorth = inTurns(all)
@@ -166,7 +172,8 @@ export function encodeBody(
 
 /** What is left out, one after the other, of what is too large for a medium. */
 const LESS: readonly ((body: Partial<ConnectionBody>) => Partial<ConnectionBody>)[] = [
-  (body) => body,
+  (body) => ({ ...body, early: undefined, earlyAnswer: undefined }),
+  (body) => ({ ...body, rendezvous: undefined }),
   (body) => ({ ...body, webrtc: undefined }),
   (body) => ({ ...body, circuits: body.circuits?.slice(0, 1) ?? [] }),
 ]
@@ -183,7 +190,7 @@ function inTurns(candidates: readonly Candidate[]): Candidate[] {
 
 function encode(body: Partial<ConnectionBody>): Uint8Array {
   const { candidates = [], circuits = [], hidden = false, nat, rendezvousRttMs, webrtc, punch, session } = body
-  const { early, earlyAnswer, capability } = body
+  const { early, earlyAnswer, rendezvous = [], capability } = body
   return encodeCbor({
     c: candidates.slice(0, MAX_CANDIDATES).map(({ kind, host, port }) => [kind, host, port]),
     r: circuits.slice(0, MAX_CIRCUITS).map(({ relay, token }) => [relay, token]),
@@ -195,6 +202,7 @@ function encode(body: Partial<ConnectionBody>): Uint8Array {
     ...(session === undefined ? {} : { s: Buffer.from(session, 'hex') }),
     ...(early === undefined || !mayRide(early) ? {} : { q: [early.protocol, early.body] }),
     ...(earlyAnswer === undefined || earlyAnswer.length > STATUS_BYTES + MAX_EARLY_BYTES ? {} : { a: earlyAnswer }),
+    ...(rendezvous.length === 0 ? {} : { u: rendezvous.slice(0, MAX_RENDEZVOUS) }),
     ...(capability === undefined ? {} : { k: capability }),
   })
 }
@@ -250,6 +258,7 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
   const session = all.optional('s', (name) => toHex(all.bytes(name, { length: SESSION_ID_BYTES })))
   const early = all.optional('q', (name) => all.list(name, { max: 2 }))
   const earlyAnswer = all.optional('a', (name) => copyBytes(all.bytes(name, { max: STATUS_BYTES + MAX_EARLY_BYTES })))
+  const rendezvous = all.optional('u', (name) => all.texts(name, { max: MAX_RENDEZVOUS, maxLength: MAX_URL_LENGTH }))
   const capability = all.optional('k', (name) => copyBytes(all.bytes(name, { max: MAX_CAPABILITY_BYTES })))
   return {
     candidates,
@@ -262,6 +271,7 @@ export function decodeBody(bytes: Uint8Array): ConnectionBody {
     ...(session === undefined ? {} : { session }),
     ...(early === undefined ? {} : { early: readEarly(tuple(early, 2)) }),
     ...(earlyAnswer === undefined ? {} : { earlyAnswer }),
+    ...(rendezvous === undefined ? {} : { rendezvous }),
     ...(capability === undefined ? {} : { capability }),
   }
 }

@@ -10,6 +10,8 @@ import { type Vantage, type Way, type WebRtcSetup, wayOf, webRtcOptions } from '
 export interface OwnSideOptions {
   /** What we know of ourselves. */
   readonly vantage: () => Vantage
+  /** URLs of the rendezvous where we may be found. */
+  readonly rendezvous: () => readonly string[]
   /** Asks the reflectors anew. */
   readonly refresh: (signal: AbortSignal) => Promise<void>
   readonly webrtc: WebRtcSetup | false
@@ -38,9 +40,10 @@ export class OwnSide {
 
   /** What we tell of ourselves where only `ways` may be used: nothing at all where none may. */
   body(ways: ReadonlySet<Way>): Partial<ConnectionBody> {
-    if (ways.size === 0) return { hidden: true }
+    const rendezvous = this.#options.rendezvous()
+    if (ways.size === 0) return { hidden: true, rendezvous }
     const { candidates, nat, rendezvousRttMs } = this.#options.vantage()
-    return { candidates: candidates.filter(({ kind }) => ways.has(wayOf(kind))), nat, rendezvousRttMs }
+    return { candidates: candidates.filter(({ kind }) => ways.has(wayOf(kind))), nat, rendezvousRttMs, rendezvous }
   }
 
   /** Whether an address that a remote named may be dialled. */

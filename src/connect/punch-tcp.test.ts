@@ -4,16 +4,9 @@
  */
 import net from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
+import { freePort } from '../network/free-port.compliance.ts'
 import { punchTcp } from './punch-tcp.ts'
 import { watchSockets } from './watch-sockets.compliance.ts'
-
-/** A port that nobody uses now. */
-async function freePort(): Promise<number> {
-  const server = net.createServer()
-  const port = await listen(server, 0)
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
 
 function listen(server: net.Server, port: number): Promise<number> {
   return new Promise((resolve, reject) => {

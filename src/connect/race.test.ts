@@ -1,5 +1,6 @@
 import net from 'node:net'
 import { expect, onTestFinished, test } from 'vitest'
+import { freePort } from '../network/free-port.compliance.ts'
 import { raceTcp } from './race.ts'
 
 async function listen(host: string): Promise<number> {
@@ -7,14 +8,6 @@ async function listen(host: string): Promise<number> {
   await new Promise<void>((resolve) => server.listen(0, host, resolve))
   onTestFinished(() => void server.close())
   return (server.address() as net.AddressInfo).port
-}
-
-async function closedPort(): Promise<number> {
-  const server = net.createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as net.AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 test('the best address that opens is taken', async () => {
@@ -28,7 +21,7 @@ test('the best address that opens is taken', async () => {
 })
 
 test('who fails at once holds up nobody: the tenth address does not wait for its second', async () => {
-  const closed = await closedPort()
+  const closed = await freePort()
   const addresses = Array.from({ length: 9 }, (_, at) => ({ host: `127.0.0.${at + 1}`, port: closed }))
   const port = await listen('127.0.0.1')
   const started = performance.now()
@@ -40,7 +33,7 @@ test('who fails at once holds up nobody: the tenth address does not wait for its
 })
 
 test('none that opens: the error of the first', async () => {
-  const closed = await closedPort()
+  const closed = await freePort()
   const addresses = ['127.0.0.1', '127.0.0.2'].map((host) => ({ host, port: closed }))
   await expect(raceTcp(addresses, AbortSignal.timeout(5_000))).rejects.toMatchObject({
     code: 'ERR_PEERLINE_UNREACHABLE',
@@ -50,7 +43,7 @@ test('none that opens: the error of the first', async () => {
 
 test('the signal ends it', async () => {
   const stop = new AbortController()
-  const port = await closedPort()
+  const port = await freePort()
   const racing = raceTcp([{ host: '127.0.0.1', port }], stop.signal)
   stop.abort()
   await expect(racing).rejects.toMatchObject({ code: 'ERR_PEERLINE_ABORTED' })

@@ -40,8 +40,8 @@ export interface SessionMakerOptions {
   /** How soon the end of a path is noticed. */
   readonly timing?: Partial<PathTiming> | undefined
   readonly onStream: (session: Session, stream: Stream) => void
-  /** A peer told where it listens (`host:port`), of what may be dialled. */
-  readonly onTold: (peer: PeerId, addresses: readonly string[]) => void
+  /** A peer told where it listens (`host:port`), of what may be dialled, and by which rendezvous it may be found. */
+  readonly onTold: (peer: PeerId, addresses: readonly string[], rendezvous: readonly string[]) => void
   /** Streams open at once in one session, in each direction. */
   readonly maxStreams?: number | undefined
   /** Bytes per second of each session. */
@@ -135,12 +135,13 @@ export class SessionMaker {
   }
 
   /** Where a peer listens is worth remembering; where it is mapped to just now is not. */
-  learn(peer: PeerId, { candidates }: ConnectionBody): void {
+  learn(peer: PeerId, { candidates, rendezvous = [] }: ConnectionBody): void {
     const listening = candidates.filter(({ kind, host }) => kind === 'tcp' && this.#host.own.mayDial(host))
-    if (listening.length === 0) return
+    if (listening.length + rendezvous.length === 0) return
     this.#options.onTold(
       peer,
       listening.map(({ host, port }) => formatHostPort(host, port)),
+      rendezvous,
     )
   }
 

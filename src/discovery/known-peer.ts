@@ -26,8 +26,11 @@ const MAX_NOTE_CHARS = 1_000
 /** Ways to dial a peer: as `ConnectOptions.via` has them. */
 const WAYS = ['auto', 'relay', 'direct', 'tcp', 'udp', 'webrtc'] as const
 
-/** UTF-16 units of the URL of a relay, its peer id included. */
-const MAX_RELAY_CHARS = 400
+/** UTF-16 units of the URL of a relay, or a rendezvous, its peer id included. */
+const MAX_URL_CHARS = 400
+
+/** Rendezvous of one peer. */
+export const MAX_RENDEZVOUS = 4
 
 /** How a peer is dialled, unless a dial says otherwise. */
 export interface DialSettings {
@@ -47,6 +50,8 @@ export interface KnownPeer {
   readonly tags: readonly string[]
   /** The best first. */
   readonly addresses: readonly KnownAddress[]
+  /** URLs of the rendezvous where it was last to be found, as it told or signed, or the user gave them. */
+  readonly rendezvous?: readonly string[]
   /** How the user wants it dialled. */
   readonly dial?: DialSettings
   /** When we last had a session with it, whoever dialled; ms since 1970. */
@@ -60,6 +65,7 @@ export interface Entry {
   note: string | undefined
   tags: readonly string[]
   readonly addresses: AddressList
+  rendezvous: readonly string[]
   dial: DialSettings | undefined
   lastMet: number | undefined
 }
@@ -69,13 +75,14 @@ export function isMarked({ name, note, tags, dial, addresses }: Entry): boolean 
   return dial !== undefined || name !== undefined || note !== undefined || tags.length > 0 || addresses.given
 }
 
-export function view({ id, name, note, tags, addresses, dial, lastMet }: Entry): KnownPeer {
+export function view({ id, name, note, tags, addresses, rendezvous, dial, lastMet }: Entry): KnownPeer {
   return {
     id,
     ...(name === undefined ? {} : { name }),
     ...(note === undefined ? {} : { note }),
     tags: [...tags],
     addresses: addresses.all.map((one) => ({ ...one })),
+    ...(rendezvous.length === 0 ? {} : { rendezvous: [...rendezvous] }),
     ...(dial === undefined ? {} : { dial }),
     ...(lastMet === undefined ? {} : { lastMet }),
   }
@@ -112,9 +119,23 @@ export function readEntry(json: unknown): Entry {
     note,
     tags: [...tags],
     addresses: new AddressList(addresses),
+    rendezvous: readRendezvous(
+      all.optional('rendezvous', (at) => all.texts(at, { max: MAX_RENDEZVOUS, maxLength: MAX_URL_CHARS })),
+    ),
     dial: all.optional('dial', (at) => readDial(all.map(at))),
     lastMet,
   }
+}
+
+function readRendezvous(urls: readonly string[] = []): readonly string[] {
+  if (!urls.every(isUrl) || new Set(urls).size < urls.length)
+    throw invalid('the rendezvous of a peer are URLs, each once')
+  return [...urls]
+}
+
+/** True for what may be the URL of a server; whether it is one that may be dialled, its reader says. */
+export function isUrl(text: string): boolean {
+  return text.length <= MAX_URL_CHARS && /^[a-z]+:\/\/[\x21-\x7e]+$/.test(text)
 }
 
 function readDial(all: Fields): DialSettings | undefined {
@@ -125,7 +146,7 @@ function readDial(all: Fields): DialSettings | undefined {
       ? {}
       : {
           relay: {
-            url: relay.text('url', { max: MAX_RELAY_CHARS }),
+            url: relay.text('url', { max: MAX_URL_CHARS }),
             ...(relay.has('exclusive') ? { exclusive: relay.boolean('exclusive') } : {}),
           },
         }),
@@ -137,9 +158,9 @@ export function checkDial({ via, relay }: DialSettings): DialSettings | undefine
   if (via !== undefined && !WAYS.includes(via)) throw invalid(`a peer is dialled by one of ${WAYS.join(', ')}`)
   if (
     relay !== undefined &&
-    !(typeof relay.url === 'string' && relay.url !== '' && relay.url.length <= MAX_RELAY_CHARS)
+    !(typeof relay.url === 'string' && relay.url !== '' && relay.url.length <= MAX_URL_CHARS)
   ) {
-    throw invalid(`the URL of a relay has 1 to ${MAX_RELAY_CHARS} characters`)
+    throw invalid(`the URL of a relay has 1 to ${MAX_URL_CHARS} characters`)
   }
   if (via === undefined && relay === undefined) return undefined
   const { url, exclusive } = relay ?? {}

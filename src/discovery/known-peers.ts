@@ -20,7 +20,9 @@ import {
   type DialSettings,
   type Entry,
   isMarked,
+  isUrl,
   type KnownPeer,
+  MAX_RENDEZVOUS,
   MAX_TAGS,
   readEntry,
   view,
@@ -36,7 +38,7 @@ export type KnownPeersEvents = {
   add: { peer: PeerId }
   /** `full`: it had to make place for another. */
   remove: { peer: PeerId; reason: 'forgotten' | 'full' }
-  change: { peer: PeerId; what: 'addresses' | 'met' | 'tags' | 'about' | 'dial' }
+  change: { peer: PeerId; what: 'addresses' | 'rendezvous' | 'met' | 'tags' | 'about' | 'dial' }
   /** Everything is another now. */
   load: { peers: number }
 }
@@ -102,6 +104,11 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
     return (this.#book.entries.get(peer)?.addresses.all ?? []).map(({ address }) => address)
   }
 
+  /** URLs of the rendezvous where a peer was last to be found. */
+  rendezvousOf(peer: PeerId): readonly string[] {
+    return this.#book.entries.get(peer)?.rendezvous ?? []
+  }
+
   // ---- what happens on the network ----
 
   /**
@@ -117,6 +124,16 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
     const learned = valid.filter((address) => entry.addresses.learn(address, source)).length
     this.#touched(entry, learned > 0 ? 'addresses' : undefined)
     return learned
+  }
+
+  /** A peer told, or a record of it, where it is to be found: instead of what was told before. At most 4 are kept. */
+  learnRendezvous(peer: PeerId, urls: readonly string[]): void {
+    const valid = [...new Set(urls.filter(isUrl))].slice(0, MAX_RENDEZVOUS)
+    const entry = valid.length === 0 ? undefined : this.#entry(peer)
+    if (entry === undefined) return
+    const changed = valid.join() !== entry.rendezvous.join()
+    entry.rendezvous = valid
+    this.#touched(entry, changed ? 'rendezvous' : undefined)
   }
 
   /**
@@ -257,7 +274,10 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
       this.emit('remove', { peer: victim, reason: 'full' })
     }
     const addresses = new AddressList()
-    const entry = { id, name: undefined, note: undefined, tags: [], addresses, dial: undefined, lastMet: undefined }
+    const entry: Entry = {
+      ...{ id, addresses, tags: [], rendezvous: [] },
+      ...{ name: undefined, note: undefined, dial: undefined, lastMet: undefined },
+    }
     this.#book.touch(entry)
     this.emit('add', { peer: id })
     return entry

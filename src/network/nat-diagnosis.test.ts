@@ -5,6 +5,7 @@ import { createServer } from 'node:net'
 import { afterEach, describe, expect, test } from 'vitest'
 import { ReflectorLimits, serveStunTcp, UdpReflector } from '../server/reflector.ts'
 import type { LocalAddress, SocketAddress } from './address.ts'
+import { freePort } from './free-port.compliance.ts'
 import { otherAddress, responseOrigin } from './nat-attributes.ts'
 import { type DiagnoseOptions, diagnoseNat } from './nat-diagnosis.ts'
 import type { NatDiagnosis } from './nat-report.ts'
@@ -264,7 +265,7 @@ describe("coturn's turnserver", () => {
   const missing = spawnSync('turnserver', ['--help']).error !== undefined
 
   test.skipIf(missing)('as the reflector tells the same', async () => {
-    const [main, other] = [await freePort(), await freePort()]
+    const [main, other] = [await freePort('127.0.0.2'), await freePort('127.0.0.2')]
     const options = ['-n', '--stun-only', '--no-tls', '--no-dtls', '--no-cli', '--log-file', 'stdout', '--pidfile', '']
     const places = ['-L', '127.0.0.2', '-L', '127.0.0.3', '-p', String(main), '--alt-listening-port', String(other)]
     const server = spawn('turnserver', [...options, ...places], { stdio: 'ignore' })
@@ -285,11 +286,3 @@ describe("coturn's turnserver", () => {
     expect(udp.mappingSeenFrom).toEqual({ addresses: 2, endpoints: 4 })
   })
 })
-
-async function freePort(): Promise<number> {
-  const socket = createSocket('udp4').bind(0, '127.0.0.2')
-  await once(socket, 'listening')
-  const { port } = socket.address()
-  await new Promise<void>((resolve) => socket.close(() => resolve()))
-  return port
-}

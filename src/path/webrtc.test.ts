@@ -9,6 +9,7 @@ import fc from 'fast-check'
 import ts from 'typescript'
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
+import { freePort } from '../network/free-port.compliance.ts'
 import { reflectUdp } from '../network/reflect.ts'
 import { UdpReflector } from '../server/reflector.ts'
 import { FramedPath } from './framing.ts'
@@ -456,14 +457,6 @@ async function delayed(to: number): Promise<number> {
   const later = (send: () => void): void => void timers.add(setTimeout(send, 200))
   closers.unshift(async () => timers.forEach(clearTimeout))
   return front.address().port
-}
-
-async function freePort(): Promise<number> {
-  const socket = createSocket('udp4').bind(0, '127.0.0.1')
-  await once(socket, 'listening')
-  const { port } = socket.address()
-  await new Promise<void>((resolve) => socket.close(() => resolve()))
-  return port
 }
 
 describe('a process', () => {

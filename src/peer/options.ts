@@ -1,5 +1,5 @@
 /** What a peer is made with, and how it dials. */
-import type { BirthdayBudget, Via, WebRtcSetup } from '../connect/index.ts'
+import type { BirthdayBudget, SignalingOrder, Via, WebRtcSetup } from '../connect/index.ts'
 import type { Store } from '../discovery/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import type { PublicAddressSettings } from '../network/public-address.ts'
@@ -61,6 +61,12 @@ export interface PeerOptions {
   readonly limits?: PeerLimits
   /** Be listed at the rendezvous, so that others can dial; false: only dial. @default true */
   readonly listed?: boolean
+  /**
+   * Which media carry an offer first, where there are several: those that are free, and those that cost something only when the
+   * others do not find the peer; or all at once. What each did, and cost, is in `session.why().signaling`.
+   * @default 'cheapest-first'
+   */
+  readonly signaling?: SignalingOrder
   /**
    * Ways that sessions may use, whoever dials, unless a dial says otherwise. `relay`: no address of this peer is ever
    * told to anybody but its rendezvous. @default 'auto'

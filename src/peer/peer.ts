@@ -34,21 +34,20 @@ import {
   type Stream,
   TypedEventTarget,
 } from '../session/index.ts'
-import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan } from '../signaling/index.ts'
 import type { KnownTask, Routines, TaskQueue } from '../tasks/index.ts'
 import { Dialling } from './dialling.ts'
 import { Duties } from './duties.ts'
 import { type Delivery, Exchanges } from './exchanges.ts'
 import { Gate } from './gate.ts'
 import { type HandleOptions, Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
-import { Introducer } from './introducer.ts'
 import { Listener } from './listener.ts'
+import { Media } from './media.ts'
 import { Memory } from './memory.ts'
 import type { ConnectOptions, PeerOptions, PeerRequestOptions } from './options.ts'
 import type { OrderOutcome } from './orders.ts'
 import { Reachability } from './reachability.ts'
 import { Relays } from './relays.ts'
-import { RendezvousLinks, type RendezvousLinksEvents, type RendezvousStatus } from './rendezvous-links.ts'
+import type { RendezvousLinksEvents, RendezvousStatus } from './rendezvous-links.ts'
 import { Standing } from './standing.ts'
 
 /** Bytes for all sessions: sixteen transfers at 1 Gbit/s over 130 ms, both ends of them here. */
@@ -62,9 +61,6 @@ const PORT_ATTEMPTS = 4
 
 /** ms that every path gets to answer when this machine has other addresses: a slow round trip, and one loss. */
 const CHANGED_MS = 2_000
-
-/** ms that a rendezvous gets before mutual peers are asked: nobody need learn then whom we dial. */
-const INTRODUCTION_DELAY_MS = 500
 
 export type PeerEvents = RendezvousLinksEvents & {
   /** A session is open, whoever dialled. Sessions with the rendezvous are not told. */
@@ -88,7 +84,6 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly identity: Identity
   readonly #connector: Connector
   readonly #listeners: Listener[] = []
-  readonly #links = new RendezvousLinks()
   readonly #dialling: Dialling
   readonly #gate: Gate
   readonly #handlers: Handlers
@@ -101,10 +96,9 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** The networks around this machine may be asked: for peers, and for mappings at the router. */
   readonly #near: boolean
   readonly #reachability: Reachability
-  #lan: Lan | undefined
   #stopWatching: (() => void) | undefined
   readonly #relays: Relays
-  readonly #introductions: Introductions
+  readonly #media: Media
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
 
@@ -142,7 +136,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.#near = options.lan ?? (urls.length > 0 && !this.#loopbackRendezvous)
     this.#reachability = new Reachability({
       listeners: () => this.#listeners,
-      links: () => this.#links.all,
+      links: () => this.#media.links.all,
       loopback: () => this.#loopback,
       reflectors: options.reflectors ?? [],
       publicAddress: options.publicAddress,
@@ -161,7 +155,10 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       count: this.#gate.count,
       tellRefusals: memory.firewall.tellRefusals,
       onSession: (session, how) => this.#onSession(session, how),
-      onTold: (peer, addresses) => memory.known.learn(peer, addresses, 'told'),
+      onTold: (peer, addresses, rendezvous) => {
+        memory.known.learn(peer, addresses, 'told')
+        memory.known.learnRendezvous(peer, rendezvous)
+      },
       maxStreams,
       rate,
       memory: new MemoryBudget(memoryBytes),
@@ -170,15 +167,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       timing: options.timing,
       standbyRelay: options.standbyRelay ?? true,
       relays: (signal) => this.#relays.find(undefined, signal),
-      hurry: () => this.#links.hurry(),
+      hurry: () => this.#media.links.hurry(),
       onStream: (session, stream) => this.#handlers.onStream(session, stream),
       onEarly: (from, asked) => this.#handlers.onEarly(from, asked),
-      signaling: ({ hidden }) => [
-        // Who is heard on the local network has told its address.
-        ...(hidden || this.#lan === undefined ? [] : [this.#lan]),
-        ...(this.#introductions.introducers === 0 ? [] : [this.#introductions]),
-        ...this.#links.media,
-      ],
+      signaling: (how) => this.#media.working(how),
+      signalingOrder: options.signaling,
       vantage: () => this.#reachability.view(),
       refresh: (signal) => this.#reachability.refresh(signal),
       openUdp: this.#reachability.openUdp,
@@ -186,20 +179,22 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       webrtc: options.webrtc === false ? false : { iceServers: [], ...options.webrtc },
       answerVia: this.#via,
       loopback: () => this.#loopback,
-      knownRelays: () => this.#links.all.map(({ address }) => address),
+      rendezvous: () => (options.listed === false ? [] : urls.map(({ address, peer }) => `${address}#${peer}`)),
+      knownRelays: () => this.#media.links.all.map(({ address }) => address),
       onCircuit: options.onCircuit,
     })
     this.#relays = new Relays({
-      links: () => this.#links.all,
+      links: () => this.#media.links.all,
       dial: (url, signal) => this.#connector.direct.server(url, { signal }),
     })
-    this.#introductions = new Introductions({
-      introducers: () => this.#connector.peerSessions,
-      onOffer: (offer, { travelMs }) => this.#connector.answer(offer, { travelMs }),
-      listed: options.listed ?? true,
-      delayMs: () => (this.#links.media.length > 0 ? INTRODUCTION_DELAY_MS : 0),
-    })
-    this.#offerIntroductions(options)
+    this.#media = new Media(
+      {
+        connector: this.#connector,
+        handlers: this.#handlers,
+        dialServer: (url, signal) => this.#dialServer(url, signal),
+      },
+      options,
+    )
     this.#duties = new Duties(
       {
         ...{ identity, memory, standing, exchanges: this.#exchanges, handlers: this.#handlers },
@@ -217,30 +212,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       gate: this.#gate,
       known: memory.known,
       relays: this.#relays,
-      hasRendezvous: () => this.#links.all.length > 0,
-      hasOthers: () => this.#lan !== undefined || this.#introductions.introducers > 0,
+      hasRendezvous: () => this.#media.links.all.length > 0,
+      hasOthers: () => this.#media.others,
       online: (signal) => this.online({ signal }),
       settled: () => this.settled(),
     })
-    this.#links.addEventListener('online', ({ detail }) => {
+    this.#media.links.addEventListener('online', ({ detail }) => {
       this.#connector.keeper.wake()
       void this.#reachability.onOnline()
       this.emit('online', detail)
     })
-    this.#links.addEventListener('offline', ({ detail }) => this.emit('offline', detail))
-  }
-
-  /** Takes part in introductions, as far as its owner wants that. */
-  #offerIntroductions({ introduce = false, introducible = true }: PeerOptions): void {
-    if (introducible) {
-      this.#handlers.stream(INTRODUCED_PROTOCOL, (stream, context) => this.#introductions.serve(stream, context))
-    }
-    if (!introduce) return
-    const introducer = new Introducer({
-      sessionWith: (peer) => this.#connector.find(peer),
-      allow: typeof introduce === 'function' ? introduce : () => true,
-    })
-    this.#handlers.stream(INTRODUCE_PROTOCOL, (stream, context) => introducer.serve(stream, context))
+    this.#media.links.addEventListener('offline', ({ detail }) => this.emit('offline', detail))
   }
 
   /**
@@ -269,22 +251,13 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       // Who is to be reached through relays alone need not listen.
       for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
       await peer.#reachability.start()
-      if (peer.#near) await peer.#joinLan(options.listed ?? true)
+      if (peer.#near && peer.#via !== 'relay') await peer.#media.joinLan()
     } catch (error) {
       await peer.close()
       throw error
     }
     peer.#stopWatching = watchAddresses(() => peer.#onNetworkChange())
-    peer.#links.open(
-      urls.map((url) => ({
-        url,
-        listed: options.listed ?? true,
-        dial: (to, signal) => peer.#dialServer(to, signal),
-        onOffer: (offer) => peer.#connector.answer(offer),
-        urgent: () => peer.#connector.keeper.urgent,
-        onMoving: () => peer.#connector.keeper.leaveRelay(url.address),
-      })),
-    )
+    peer.#media.register(urls)
     return peer
   }
 
@@ -355,7 +328,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
 
   /** The rendezvous of this peer: `online`: registered there; `moving`: it has said that it goes away; `rttMs`: the round trip. */
   get rendezvous(): readonly RendezvousStatus[] {
-    return this.#links.status
+    return this.#media.links.status
   }
 
   /** Sessions that have not ended, those with the rendezvous among them. */
@@ -380,20 +353,10 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return listener.address
   }
 
-  /** Finds peers on the local network, and is found there. Without multicast there is none of that. */
-  async #joinLan(answering: boolean): Promise<void> {
-    if (this.#via === 'relay') return
-    const onOffer = (offer: Uint8Array) => this.#connector.answer(offer, { travelMs: 0 })
-    const lan = await Lan.open({ onOffer, answering }).catch(() => undefined)
-    if (this.#closing.signal.aborted) await lan?.close()
-    else this.#lan = lan
-  }
-
   /** This machine has other addresses, or none: what is there may be dead, and has to show that it is not. */
   #onNetworkChange(): void {
     void this.#reachability.networkChanged()
-    void this.#lan?.refresh()
-    this.#links.hurry()
+    this.#media.networkChanged()
     this.#connector.probe(CHANGED_MS)
     this.#tellChange()
   }
@@ -430,7 +393,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    */
   async online(options: { signal?: AbortSignal } = {}): Promise<void> {
     const given = options.signal === undefined ? [] : [options.signal]
-    await under([this.#closing.signal, ...given], (signal) => this.#links.online(signal))
+    await under([this.#closing.signal, ...given], (signal) => this.#media.links.online(signal))
   }
 
   /** How the NAT in front of this peer behaves, as far as it is known. */
@@ -687,10 +650,10 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.firewall.close()
     this.#handlers.close()
     this.#stopWatching?.()
-    this.#links.close()
+    this.#media.close()
     const listening = this.#listeners.map((listener) => listener.close())
     await this.#connector.close(options)
-    await Promise.all([...listening, this.#reachability.close(), this.#lan?.close()])
+    await Promise.all([...listening, this.#reachability.close(), this.#media.end()])
     await this.#memory.close()
   }
 

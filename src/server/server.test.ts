@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, test } from 'vitest'
 import { parseHostPort } from '../network/address.ts'
+import { freePort } from '../network/free-port.compliance.ts'
 import { reflectTcp, reflectUdp } from '../network/reflect.ts'
 import { Peer, type PeerOptions } from '../peer/index.ts'
 import { UdpReflector } from './reflector.ts'
@@ -33,7 +34,7 @@ describe('the reflectors of a server', () => {
   })
 
   test('are at a port of choice', async () => {
-    const { port } = (await freePort())!
+    const port = await freePort()
     expect((await start({ alternatePort: port })).reflectors).toEqual([`:${port}`])
     await expect(start({ alternatePort: port })).rejects.toThrow(code('ERR_PEERLINE_ADDRESS_IN_USE'))
   })
@@ -82,8 +83,7 @@ describe('the reflectors of a server', () => {
     ['a reflector without a port', { reflectors: ['stun.example.org'] }],
     ['too many reflectors', { reflectors: Array.from({ length: 5 }, (_, i) => `stun${i}.example.org:1`) }],
   ])('refuse %s, and leave nothing behind', async (_, options) => {
-    const free = await freePort()
-    const listen = options.listen ?? `${HOST}:${free.port}`
+    const listen = options.listen ?? `${HOST}:${await freePort()}`
     await expect(start({ ...options, listen })).rejects.toThrow(code('ERR_PEERLINE_INVALID'))
     if (options.listen === undefined) await start({ listen, alternatePort: false })
   })
@@ -157,12 +157,3 @@ describe('a server that drains', () => {
     expect(await health(server)).toEqual([200, 'ok'])
   })
 })
-
-/** A port that was free a moment ago. */
-async function freePort(): Promise<{ port: number }> {
-  const reflector = new UdpReflector()
-  await reflector.bind(HOST, 0)
-  const { port } = reflector.address!
-  await reflector.close()
-  return { port }
-}

@@ -1,32 +1,9 @@
-/**
- * What every command has in common, and those that need nobody else.
- */
-import dgram from 'node:dgram'
-import { once } from 'node:events'
 import { readFile, stat } from 'node:fs/promises'
-import net from 'node:net'
 import { expect, test } from 'vitest'
 import { EXIT, exitCodeOf } from '../../src/cli/exit-codes.ts'
 import { PeerlineError } from '../../src/errors.ts'
+import { freePort } from '../../src/network/free-port.compliance.ts'
 import { World } from './command.ts'
-
-/** A port that is free for UDP and TCP just now, and below those that systems give out. */
-async function freePort(): Promise<number> {
-  for (let port = 20_000 + Math.floor(Math.random() * 10_000); ; port++) {
-    const [tcp, udp] = [net.createServer(), dgram.createSocket('udp4')]
-    try {
-      tcp.listen(port, '127.0.0.1')
-      udp.bind(port, '127.0.0.1')
-      await Promise.all([once(tcp, 'listening'), once(udp, 'listening')])
-      return port
-    } catch {
-      // In use: the next one.
-    } finally {
-      tcp.close()
-      udp.close()
-    }
-  }
-}
 
 const COMMANDS = [
   ...['id', 'serve', 'up', 'ping', 'send', 'receive', 'pipe'],

@@ -4,6 +4,7 @@
 import { createHash, randomBytes } from 'node:crypto'
 import { describe, expect, test } from 'vitest'
 import { Identity, type Peer, type PeerOptions } from '../../src/index.ts'
+import { freePort } from '../../src/network/free-port.compliance.ts'
 import type { Session } from '../../src/session/index.ts'
 import { identityFile, ServerProcess } from './server-process.ts'
 import { once, portOf, startPeer, startServer } from './world.ts'
@@ -61,7 +62,7 @@ async function transfer(session: Session, to: Peer, midway: () => Promise<void>)
 describe('with two servers', () => {
   test('one is killed: peers dial through the other, and use the first again when it is back', async () => {
     const identity = await identityFile()
-    const killed = new ServerProcess('127.0.0.1:0', identity)
+    const killed = new ServerProcess(`127.0.0.1:${await freePort()}`, identity)
     const url = await killed.url()
     const other = await startServer()
     const [a, b] = await Promise.all([startHidden([url, other.url]), startHidden([url, other.url])])
@@ -146,7 +147,7 @@ describe('with two servers', () => {
 
   test('one drains and is started anew: its peers are back, with reservations', async () => {
     const identity = Identity.generate()
-    const first = await startServer({ identity })
+    const first = await startServer({ identity, listen: `127.0.0.1:${await freePort()}` })
     const [a, b] = await Promise.all([startHidden([first.url]), startHidden([first.url])])
     const gone = [a, b].map((peer) => told(peer, 'offline', first.url))
     await first.drain({ ms: 300 })

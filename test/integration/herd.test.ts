@@ -5,6 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { expect, onTestFinished, test } from 'vitest'
 import { Peer } from '../../src/index.ts'
+import { freePort } from '../../src/network/free-port.compliance.ts'
 import { identityFile, ServerProcess } from './server-process.ts'
 import { portOf } from './world.ts'
 
@@ -52,7 +53,7 @@ function picture(times: readonly number[]): string {
 
 test('a server that dies has 500 peers back within 5 s of its new start, and never a third of them in 200 ms', async () => {
   const identity = await identityFile()
-  const first = new ServerProcess('127.0.0.1:0', identity)
+  const first = new ServerProcess(`127.0.0.1:${await freePort()}`, identity)
   const url = await first.url()
 
   const peers: Peer[] = []

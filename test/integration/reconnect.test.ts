@@ -3,6 +3,7 @@ import { createHash, randomBytes } from 'node:crypto'
 import type net from 'node:net'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Identity, Peer, Session, type Stream } from '../../src/index.ts'
+import { freePort } from '../../src/network/free-port.compliance.ts'
 import { Server } from '../../src/server/index.ts'
 import { cut, once, portOf, readAll, startPeer, startServer, watchSockets } from './world.ts'
 
@@ -70,7 +71,7 @@ describe('a session that loses every path in the middle of a transfer', () => {
   test.each(['auto', 'relay'] as const)('by %s, while its server goes and comes again, goes on', async (via) => {
     const sockets = watchSockets()
     const identity = Identity.generate()
-    const server = await Server.create({ listen: '127.0.0.1:0', identity })
+    const server = await Server.create({ listen: `127.0.0.1:${await freePort()}`, identity })
     // Without UDP, whose paths nobody cuts here.
     const options = { rendezvous: [server.url], via, udp: false, ...(via === 'relay' ? { listen: [] } : {}) }
     const [a, b] = [await startPeer(options), await startPeer(options)]
@@ -159,7 +160,7 @@ describe('a session whose other side', () => {
   test('dialled at an address, was started again there, ends at once', async () => {
     const identity = Identity.generate()
     const a = await startPeer()
-    const b = await Peer.create({ identity, listen: ['127.0.0.1:0'], firewall: { allow: 'all' } })
+    const b = await Peer.create({ identity, listen: [`127.0.0.1:${await freePort()}`], firewall: { allow: 'all' } })
     const listen = b.addresses
     const session = await a.connect(b.id, { addresses: listen })
     const ended = once<{ error: unknown }>(session, 'close')

@@ -3,7 +3,6 @@
  * nobody else does.
  */
 import { randomBytes } from 'node:crypto'
-import net from 'node:net'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import type { Via } from '../../src/connect/index.ts'
 import {
@@ -15,6 +14,7 @@ import {
   type Stream,
   type StreamContext,
 } from '../../src/index.ts'
+import { freePort } from '../../src/network/free-port.compliance.ts'
 import { MAX_IN_FLIGHT_BYTES } from '../../src/session/outbox.ts'
 import { INITIAL_WINDOW_BYTES } from '../../src/session/stream.ts'
 import { readAll, startPeer, startWorld } from './world.ts'
@@ -30,14 +30,6 @@ interface Ends {
   readonly readers: Stream[]
   /** The session there. */
   readonly back: () => Session
-}
-
-async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1')
-  await new Promise((resolve) => server.once('listening', resolve))
-  const { port } = server.address() as net.AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 function take(there: Peer, session: Session): Ends {
