@@ -169,7 +169,8 @@ export class Connector {
   dial(to: PeerId, options: DialOptions): Promise<Session> {
     const { via, leave, signal } = options
     const running = this.#dialling.get(to)
-    if (running?.via === via) return untilAborted(running.promise, signal, `dialling ${to}`)
+    if (running?.via === via && options.medium === undefined)
+      return untilAborted(running.promise, signal, `dialling ${to}`)
     const cancel = new AbortController()
     let settle: Dialling['settle'] = () => {}
     const promise = new Promise<Session>((resolve, reject) => {

@@ -11,6 +11,7 @@ import { hostOf, parseHostPort } from '../network/address.ts'
 import { FramedPath, type Path } from '../path/index.ts'
 import type { Session } from '../session/index.ts'
 import type { Leave } from './acceptor.ts'
+import { encodeBody } from './candidate.ts'
 import { type Claim, type Counted, held } from './counted.ts'
 import { firstMessage } from './first-message.ts'
 import { under } from './pause.ts'
@@ -59,10 +60,15 @@ export class DirectDialer {
   async dial(
     to: PeerId,
     addresses: readonly string[],
-    { signal, leave }: { signal: AbortSignal; leave?: Leave | undefined },
+    {
+      signal,
+      leave,
+      capability,
+    }: { signal: AbortSignal; leave?: Leave | undefined; capability?: Uint8Array | undefined },
   ): Promise<Session> {
+    const body = capability === undefined ? EMPTY : encodeBody({ capability })
     return this.#dial(to, addresses, signal, async (path, counted, limited) => {
-      const keys = await dialOverPath(this.#options.identity, to, path, { signal: limited })
+      const keys = await dialOverPath(this.#options.identity, to, path, { signal: limited, body })
       counted.establish(to)
       return { keys, peer: to, leave }
     })
@@ -154,9 +160,9 @@ export async function dialOverPath(
   identity: Identity,
   to: PeerId,
   path: Path,
-  options: { signal: AbortSignal },
+  { signal, body = EMPTY }: { signal: AbortSignal; body?: Uint8Array },
 ): Promise<SessionKeys> {
-  return exchangeOverPath(createOffer(identity, to, { body: EMPTY }), path, options)
+  return exchangeOverPath(createOffer(identity, to, { body }), path, { signal })
 }
 
 /**

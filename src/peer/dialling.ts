@@ -1,22 +1,25 @@
 /**
- * The order in which a peer is sought: where the caller says, then by signaling, and at last where it was.
+ * The order in which a peer is sought: where the caller says, then by signaling, and at last wherever it may be.
  *
  *     leave --> addresses given --not there in time--> signaling --nobody knows where it is--> addresses remembered
+ *                                                                                          --> rendezvous of its own
+ *                                                                                          --> peers that may introduce us
  *
- * Without a rendezvous and without addresses given, those remembered come first: there is nobody who knows better.
- * Whoever wants the same at once shares one dial, which goes on until nobody waits for it any more.
+ * - Without a rendezvous and without addresses given, those remembered come first: there is nobody who knows better.
+ * - A rendezvous that does not answer is not waited for: what comes after it is tried beside it.
+ * - Whoever wants the same at once shares one dial, which goes on until nobody waits for it any more.
  */
 import { type Connector, type Leave, untilAborted, type Via } from '../connect/index.ts'
 import type { KnownPeers } from '../discovery/index.ts'
 import type { ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
+import type { Signaling } from '../signaling/index.ts'
 import type { Gate } from './gate.ts'
+import { type Resort, tryAll } from './last-resorts.ts'
 import type { ConnectOptions } from './options.ts'
 import type { Relays } from './relays.ts'
-
-/** ms that known addresses get before the rendezvous is asked as well. */
-const DIRECT_FIRST_MS = 3_000
+import type { Visits } from './visits.ts'
 
 /** A dial that failed so says nothing of where the peer is. */
 const UNFOUND: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
@@ -39,6 +42,11 @@ export interface DiallingOptions {
   readonly gate: Gate
   readonly known: KnownPeers
   readonly relays: Relays
+  readonly visits: Visits
+  /** Seeks sessions with peers that may introduce us; undefined where none is known, or they are not to be asked. */
+  readonly seekIntroducers: (to: PeerId) => ((signal: AbortSignal) => Promise<Signaling>) | undefined
+  /** One of our rendezvous is there. */
+  readonly isOnline: () => boolean
   /** There are rendezvous to be asked. */
   readonly hasRendezvous: () => boolean
   /** The local network, or mutual peers, can be asked. */
@@ -69,8 +77,8 @@ export class Dialling {
 
   /** A session with a peer, where we may have one. @throws PeerlineError as `Peer.connect` */
   async dial(id: PeerId, dial: Dial): Promise<Session> {
-    const { via, relay, addresses = [], signal } = dial
-    const key = JSON.stringify([id, via, relay ?? null, addresses])
+    const { via, relay, addresses = [], medium, capability, signal } = dial
+    const key = JSON.stringify([id, via, relay ?? null, addresses, medium?.name ?? null, capability !== undefined])
     const running = this.#running.get(key) ?? this.#begin(key, id, dial)
     running.waiting++
     try {
@@ -98,38 +106,57 @@ export class Dialling {
   }
 
   async #dial(id: PeerId, dial: Dial): Promise<Session> {
-    const { gate, known, hasRendezvous, hasOthers } = this.#options
-    const { via, addresses = [], signal } = dial
+    const { gate, isOnline, hasRendezvous, hasOthers } = this.#options
+    const { via, addresses = [], relay, medium, capability, signal } = dial
     const leave = await gate.permit(id, signal)
+    const signaled = (limited: AbortSignal) => this.#signaled(id, { ...dial, signal: limited }, leave)
+    if (medium !== undefined || via === 'relay' || relay?.exclusive) return signaled(signal)
+    const others = this.#others(id, dial, leave)
+    const asked = { ...resort(signaled), telling: true }
+    const signals = hasRendezvous() || hasOthers()
     const direct = via === 'auto' || via === 'direct' || via === 'tcp'
-    const alone = !hasRendezvous()
-    let remembered = direct && addresses.length === 0 ? known.addressesOf(id) : []
-    let first = direct ? addresses : []
-    if (alone && !hasOthers() && addresses.length === 0) [first, remembered] = [remembered, []]
-    if (first.length > 0) {
-      const limited = alone ? signal : AbortSignal.any([signal, AbortSignal.timeout(DIRECT_FIRST_MS)])
-      try {
-        return await this.#direct(id, first, { signal: limited, leave })
-      } catch (error) {
-        // Whoever was reached and refused would refuse again.
-        const { code } = error as PeerlineError
-        if (alone || signal.aborted || code === 'ERR_PEERLINE_DENIED') throw error
-      }
+    if (direct && addresses.length > 0) {
+      const given = (limited: AbortSignal) => this.#direct(id, addresses, { signal: limited, leave, capability })
+      return tryAll([resort(given), ...(signals ? [asked] : []), ...others.map(resort)], signal)
+    }
+    if (!isOnline()) {
+      return tryAll([...(signals || others.length === 0 ? [asked] : []), ...others.map(resort)], signal)
     }
     try {
-      return await this.#signaled(id, dial, leave)
+      // It is there, and knows better than anybody else.
+      return await signaled(signal)
     } catch (error) {
-      const { code } = error as PeerlineError
-      if (!UNFOUND.has(code) || signal.aborted || remembered.length === 0) throw error
+      if (!UNFOUND.has((error as PeerlineError).code) || signal.aborted || others.length === 0) throw error
       // What signaling says is better known than why an old address no longer is one.
-      return await this.#direct(id, remembered, { signal, leave }).catch(() => Promise.reject(error))
+      return await tryAll(others.map(resort), signal).catch(() => Promise.reject(error))
     }
+  }
+
+  /** Where else it may be, the likeliest first. */
+  #others(id: PeerId, dial: Dial, leave: Leave): ((signal: AbortSignal) => Promise<Session>)[] {
+    const { connector, known, relays, visits, seekIntroducers } = this.#options
+    const { via, addresses = [], early, capability } = dial
+    const direct = via === 'auto' || via === 'direct' || via === 'tcp'
+    const remembered = direct && addresses.length === 0 ? known.addressesOf(id) : []
+    const by = (medium: Signaling, signal: AbortSignal, relay = dial.relay) =>
+      connector.dial(id, {
+        ...{ via, early, capability, medium, signal, leave },
+        relays: via === 'auto' ? (given) => relays.find(relay, given) : undefined,
+      })
+    const others = visits
+      .media(known.rendezvousOf(id))
+      // Its relay is ours for the time: we may have none.
+      .map((medium) => (signal: AbortSignal) => by(medium, signal, dial.relay ?? { url: medium.url }))
+    if (remembered.length > 0) others.unshift((signal) => this.#direct(id, remembered, { signal, leave, capability }))
+    const seek = seekIntroducers(id)
+    if (seek !== undefined) others.push(async (signal) => by(await seek(signal), signal))
+    return others
   }
 
   async #direct(
     id: PeerId,
     addresses: readonly string[],
-    options: { signal: AbortSignal; leave: Leave },
+    options: { signal: AbortSignal; leave: Leave; capability?: Uint8Array | undefined },
   ): Promise<Session> {
     const { connector, known } = this.#options
     try {
@@ -142,9 +169,9 @@ export class Dialling {
     }
   }
 
-  async #signaled(id: PeerId, { via, relay, early, signal }: Dial, leave: Leave): Promise<Session> {
+  async #signaled(id: PeerId, { via, relay, early, capability, medium, signal }: Dial, leave: Leave): Promise<Session> {
     const { connector, relays, hasRendezvous, hasOthers, online, settled } = this.#options
-    if (hasRendezvous()) {
+    if (hasRendezvous() && medium === undefined) {
       await online(signal).catch((error) => {
         // The local network, and mutual peers, answer by themselves, should no rendezvous be reached.
         if (!hasOthers() || signal.aborted) throw error
@@ -157,9 +184,12 @@ export class Dialling {
       via,
       relays: relayed ? (given) => relays.find(relay, given) : undefined,
       exclusive: relay?.exclusive,
-      early,
-      signal,
-      leave,
+      ...{ early, capability, medium, signal, leave },
     })
   }
+}
+
+/** A session that comes when there is one already is of no use. */
+function resort(run: (signal: AbortSignal) => Promise<Session>): Resort<Session> {
+  return { run, late: (session) => void session.close().catch(() => {}) }
 }

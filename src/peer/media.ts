@@ -3,6 +3,8 @@
  * long as it works; none is needed.
  */
 import type { Connector, parseServerUrl } from '../connect/index.ts'
+import type { KnownPeers } from '../discovery/index.ts'
+import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan, type Signaling } from '../signaling/index.ts'
@@ -14,7 +16,14 @@ import { RendezvousLinks } from './rendezvous-links.ts'
 /** ms that a rendezvous gets before mutual peers are asked: nobody need learn then whom we dial. */
 const INTRODUCTION_DELAY_MS = 500
 
+/** Peers of the address book that are sought to introduce us, and ms for that: a slow dial each, side by side. */
+const MAX_SOUGHT = 8
+const SEEK_MS = 4_000
+
 export type ServerAddress = ReturnType<typeof parseServerUrl>
+
+/** Dials a peer where it was. */
+type Dial = (id: PeerId, addresses: readonly string[], signal: AbortSignal) => Promise<Session>
 
 export interface MediaHost {
   readonly connector: Connector
@@ -92,6 +101,31 @@ export class Media {
       ...(this.#introductions.introducers === 0 ? [] : [this.#introductions]),
       ...this.links.media,
     ]
+  }
+
+  /**
+   * Seeks mutual peers: connects to some of the address book, those met last, where they were.
+   * @param dial dials one of them, where we may; what fails is passed over
+   * @returns undefined when there is nobody to be asked; else what rejects with `ERR_PEERLINE_OFFLINE` when none of them is there
+   */
+  seekIntroducers(
+    to: PeerId,
+    known: KnownPeers,
+    dial: Dial,
+  ): ((signal: AbortSignal) => Promise<Signaling>) | undefined {
+    const met = known
+      .list()
+      .filter(({ id, lastMet, addresses }) => id !== to && lastMet !== undefined && addresses.length > 0)
+    if (met.length === 0) return undefined
+    met.sort((a, b) => b.lastMet! - a.lastMet!)
+    return async (signal) => {
+      const limited = AbortSignal.any([signal, AbortSignal.timeout(SEEK_MS)])
+      const away = met.slice(0, MAX_SOUGHT).filter(({ id }) => this.#host.connector.find(id) === undefined)
+      await Promise.allSettled(away.map(({ id }) => dial(id, known.addressesOf(id), limited)))
+      if (this.#introductions.introducers > 0) return this.#introductions
+      const why = 'no other peer that we have met is where it was'
+      throw new PeerlineError('ERR_PEERLINE_OFFLINE', `${to} is not to be reached by introduction: ${why}`)
+    }
   }
 
   /** Something besides the rendezvous can be asked. */

@@ -11,6 +11,7 @@ import type { TrustOptions } from '../policy/trust.ts'
 import type { EarlyAsk } from '../protocol/early.ts'
 import type { PeerExchangeOptions, RequestOptions } from '../protocol/index.ts'
 import type { PathTiming, SessionRate } from '../session/index.ts'
+import type { Signaling } from '../signaling/index.ts'
 import type { Setting, TaskOrigin, TaskQueueOptions } from '../tasks/index.ts'
 import type { ChosenRelay } from './relays.ts'
 import type { BootstrapSettings } from './standing.ts'
@@ -99,6 +100,11 @@ export interface PeerOptions {
   readonly introduce?: boolean | ((from: PeerId, to: PeerId) => boolean)
   /** List peers that ask for it, and hand out their signed records: what a bootstrap node does. @default false */
   readonly handOutPeers?: boolean | PeerExchangeOptions
+  /**
+   * Connect to peers of the address book that may introduce us, when a peer is found in no other way; they learn then whom we seek.
+   * @default true
+   */
+  readonly askPeers?: boolean
   /** Be found through peers that introduce, as by a rendezvous. @default true */
   readonly introducible?: boolean
   /** @internal Takes paths that ask for a circuit: what makes a relay. */
@@ -126,6 +132,10 @@ export interface ConnectOptions {
   readonly relay?: ChosenRelay
   /** Ends the attempt. @default after 30 s */
   readonly signal?: AbortSignal
+  /** What an invitation of the peer holds: it lets us in where we are not known yet. */
+  readonly capability?: Uint8Array | undefined
+  /** The only medium to carry the offer, such as a person who copies it. @default all that work */
+  readonly medium?: Signaling | undefined
   /** @internal Rides in the offer, when there is one. */
   readonly early?: EarlyAsk | undefined
 }

@@ -49,6 +49,7 @@ import { Reachability } from './reachability.ts'
 import { Relays } from './relays.ts'
 import type { RendezvousLinksEvents, RendezvousStatus } from './rendezvous-links.ts'
 import { Standing } from './standing.ts'
+import { Visits } from './visits.ts'
 
 /** Bytes for all sessions: sixteen transfers at 1 Gbit/s over 130 ms, both ends of them here. */
 const MEMORY_BYTES = 536_870_912
@@ -212,6 +213,18 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       gate: this.#gate,
       known: memory.known,
       relays: this.#relays,
+      visits: new Visits({
+        connector: this.#connector,
+        own: () => urls.map(({ address }) => address),
+        loopback: () => this.#loopback,
+        isBanned: (peer) => memory.bans.isBanned(peer),
+        closing: this.#closing.signal,
+      }),
+      seekIntroducers: (to) => {
+        if (options.askPeers === false) return undefined
+        return this.#media.seekIntroducers(to, memory.known, (...how) => this.#dialKnown(...how))
+      },
+      isOnline: () => this.#media.links.media.length > 0,
       hasRendezvous: () => this.#media.links.all.length > 0,
       hasOthers: () => this.#media.others,
       online: (signal) => this.online({ signal }),
@@ -454,6 +467,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       this.emit('dialFailed', { peer: id, error: asPeerlineError(error, 'ERR_PEERLINE_NO_PATH') })
       throw error
     }
+  }
+
+  /** Dials a peer of the address book where it was, for what it may do for us. */
+  async #dialKnown(id: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
+    const leave = await this.#gate.permit(id, signal)
+    return this.#connector.direct.dial(id, addresses, { signal, leave })
   }
 
   /**

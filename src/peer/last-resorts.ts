@@ -1,0 +1,68 @@
+/**
+ * What is tried one after the other, or side by side when it is slow, until one of it works.
+ *
+ *     first --3 s, or failed--> second --3 s, or failed--> third …        the first that succeeds ends the others
+ */
+import { firstOf } from '../connect/index.ts'
+import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
+
+/** ms that one has to itself before the next is tried beside it: a slow dial, with one packet lost. */
+const HEAD_START_MS = 3_000
+
+/** Where one fails so, all would. */
+const FINAL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'ERR_PEERLINE_DENIED',
+  'ERR_PEERLINE_INVALID',
+  'ERR_PEERLINE_LIMIT', // one of ours
+])
+
+export interface Resort<T> {
+  readonly run: (signal: AbortSignal) => Promise<T>
+  /** What becomes of a success that comes after another one. */
+  readonly late: (made: T) => void
+  /** When none works, its failure says more than that of the others. @default that of the first does */
+  readonly telling?: boolean
+}
+
+/**
+ * What the first of `resorts` that works brings.
+ * @throws the most telling failure when none works, or a refusal, after which nothing else is tried; what the signal says
+ */
+export function tryAll<T>(resorts: readonly Resort<T>[], signal: AbortSignal): Promise<T> {
+  if (resorts.length === 0) {
+    return Promise.reject(new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'nothing is known of where the peer is'))
+  }
+  return new Promise((resolve, reject) => {
+    const done = new AbortController()
+    const each = firstOf(signal, done.signal)
+    const failures = new Map<Resort<T>, unknown>()
+    let begun = 0
+    let timer: NodeJS.Timeout | undefined
+    let over = false
+    const end = (tell: () => void) => {
+      if (over) return
+      over = true
+      clearTimeout(timer)
+      tell()
+      done.abort()
+    }
+    const begin = () => {
+      clearTimeout(timer)
+      const resort = resorts[begun++]!
+      if (begun < resorts.length) timer = setTimeout(begin, HEAD_START_MS)
+      resort.run(each).then(
+        (made) => (over ? resort.late(made) : end(() => resolve(made))),
+        (error) => onFailed(resort, error),
+      )
+    }
+    const onFailed = (resort: Resort<T>, error: unknown) => {
+      failures.set(resort, error)
+      if (over) return
+      if (signal.aborted || (isPeerlineError(error) && FINAL.has(error.code))) return end(() => reject(error))
+      if (failures.size === resorts.length)
+        return end(() => reject(failures.get(resorts.find(({ telling }) => telling) ?? resorts[0]!)))
+      if (failures.size === begun) begin()
+    }
+    begin()
+  })
+}
