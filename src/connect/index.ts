@@ -1,4 +1,5 @@
 export type { Admit, AdmitHow, Leave } from './acceptor.ts'
+export type { FindRelays } from './bonds.ts'
 export {
   type Candidate,
   type CandidateKind,

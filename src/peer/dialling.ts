@@ -9,7 +9,7 @@
  * - A rendezvous that does not answer is not waited for: what comes after it is tried beside it.
  * - Whoever wants the same at once shares one dial, which goes on until nobody waits for it any more.
  */
-import { type Connector, type Leave, untilAborted, type Via } from '../connect/index.ts'
+import { type Connector, type FindRelays, type Leave, untilAborted, type Via } from '../connect/index.ts'
 import type { KnownPeers } from '../discovery/index.ts'
 import type { ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
@@ -138,15 +138,17 @@ export class Dialling {
     const { via, addresses = [], early, capability } = dial
     const direct = via === 'auto' || via === 'direct' || via === 'tcp'
     const remembered = direct && addresses.length === 0 ? known.addressesOf(id) : []
-    const by = (medium: Signaling, signal: AbortSignal, relay = dial.relay) =>
+    const ours = (given: AbortSignal) => relays.find(dial.relay, given)
+    const by = (medium: Signaling, signal: AbortSignal, circuits: FindRelays = ours) =>
       connector.dial(id, {
         ...{ via, early, capability, medium, signal, leave },
-        relays: via === 'auto' ? (given) => relays.find(relay, given) : undefined,
+        relays: via === 'auto' ? circuits : undefined,
       })
-    const others = visits
-      .media(known.rendezvousOf(id))
+    const others = visits.at(known.rendezvousOf(id)).map((visit) => {
       // Its relay is ours for the time: we may have none.
-      .map((medium) => (signal: AbortSignal) => by(medium, signal, dial.relay ?? { url: medium.url }))
+      const circuits = async (given: AbortSignal) => [...(await ours(given)), ...(await visit.relays(given))]
+      return (signal: AbortSignal) => by(visit.medium, signal, circuits)
+    })
     if (remembered.length > 0) others.unshift((signal) => this.#direct(id, remembered, { signal, leave, capability }))
     const seek = seekIntroducers(id)
     if (seek !== undefined) others.push(async (signal) => by(await seek(signal), signal))

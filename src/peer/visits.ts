@@ -6,7 +6,7 @@
  * visited in a private network, which a stranger could make us talk to.
  */
 import { isIP } from 'node:net'
-import { type Connector, firstOf, mayDial, parseServerUrl } from '../connect/index.ts'
+import { type Connector, mayDial, parseServerUrl, Reservation, under, untilAborted } from '../connect/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { formatHostPort, scopeOf } from '../network/address.ts'
@@ -17,8 +17,9 @@ import { type ExchangeOptions, Rendezvous, type Signaling } from '../signaling/i
 /** Rendezvous visited for one peer. */
 const MAX_VISITS = 4
 
-/** ms that a visit lasts after the offer: a second dial, or the same peer again, comes within that or not at all. */
-const LINGER_MS = 20_000
+/** ms to get there, and ms that a visit lasts: an offer, its answer, and a second dial of the same peer. */
+const GO_MS = 10_000
+const LINGER_MS = 40_000
 
 type ServerUrl = ReturnType<typeof parseServerUrl>
 
@@ -32,67 +33,82 @@ export interface VisitsHost {
   readonly closing: AbortSignal
 }
 
+/** One rendezvous that may be visited: a medium, and a relay. */
+export interface Visit {
+  readonly medium: Signaling
+  /** A reservation at its relay; none where it is no relay, or has no room. */
+  readonly relays: (signal: AbortSignal) => Promise<readonly Reservation[]>
+}
+
+/** We are there. */
+interface Stay {
+  readonly session: Session
+  readonly rendezvous: Rendezvous
+  reservation: Promise<Reservation> | undefined
+}
+
 export class Visits {
   readonly #host: VisitsHost
   /** By address. */
-  readonly #open = new Map<string, Promise<Rendezvous>>()
+  readonly #stays = new Map<string, Promise<Stay>>()
 
   constructor(host: VisitsHost) {
     this.#host = host
   }
 
-  /** The media at these URLs, of those that may be visited, and are none of ours. What is no URL is passed over. */
-  media(urls: readonly string[]): (Signaling & { readonly url: string })[] {
+  /** Those at these URLs that may be visited, and are none of ours. What is no URL is passed over. */
+  at(urls: readonly string[]): Visit[] {
     const own = new Set(this.#host.own())
     return urls.slice(0, MAX_VISITS).flatMap((text) => {
       const url = read(text)
       if (url === undefined || own.has(url.address) || this.#host.isBanned(url.peer)) return []
-      const exchange = (to: PeerId, id: Uint8Array, offer: Uint8Array, options: ExchangeOptions) =>
-        this.#exchange(url, to, id, offer, options)
-      return [{ name: `visiting ${url.address}`, url: text, exchange }]
+      const exchange = async (to: PeerId, id: Uint8Array, offer: Uint8Array, options: ExchangeOptions) =>
+        (await this.#stay(url, options.signal)).rendezvous.exchange(to, id, offer, options)
+      const medium = { name: `visiting ${url.address}`, exchange }
+      return [{ medium, relays: (signal) => this.#relays(url, signal) }]
     })
   }
 
-  async #exchange(
-    url: ServerUrl,
-    to: PeerId,
-    id: Uint8Array,
-    offer: Uint8Array,
-    options: ExchangeOptions,
-  ): Promise<Uint8Array> {
-    const visit = this.#open.get(url.address) ?? this.#begin(url)
-    return (await visit).exchange(to, id, offer, options)
+  async #relays(url: ServerUrl, signal: AbortSignal): Promise<readonly Reservation[]> {
+    const stay = await this.#stay(url, signal)
+    stay.reservation ??= Reservation.reserve(stay.session, url.address, { signal })
+    const reservation = await stay.reservation.catch(() => {
+      stay.reservation = undefined
+    })
+    return reservation?.live ? [reservation] : []
   }
 
-  #begin(url: ServerUrl): Promise<Rendezvous> {
-    const visit = this.#visit(url)
-    this.#open.set(url.address, visit)
-    const over = () => {
-      if (this.#open.get(url.address) === visit) this.#open.delete(url.address)
+  /** @throws PeerlineError when we may not go there, or it is not reached; what the signal says */
+  #stay(url: ServerUrl, signal: AbortSignal): Promise<Stay> {
+    let stay = this.#stays.get(url.address)
+    if (stay === undefined) {
+      const going = this.#go(url)
+      const over = () => {
+        if (this.#stays.get(url.address) === going) this.#stays.delete(url.address)
+      }
+      going.then(({ session, rendezvous }) => Promise.race([session.closed, rendezvous.ended]).then(over), over)
+      this.#stays.set(url.address, going)
+      stay = going
     }
-    visit.then(({ ended }) => ended.then(over), over)
-    return visit
+    return untilAborted(stay, signal, `visiting ${url.address}`)
   }
 
-  async #visit(url: ServerUrl): Promise<Rendezvous> {
+  async #go(url: ServerUrl): Promise<Stay> {
     const { connector, closing } = this.#host
-    const over = new AbortController()
-    const signal = firstOf(closing, over.signal)
-    try {
+    return under([closing, AbortSignal.timeout(GO_MS)], async (signal) => {
       await this.#check(url, signal)
       const session = await connector.direct.server(url, { signal })
-      const timer = setTimeout(() => void leave(session), LINGER_MS)
+      const timer = setTimeout(() => void session.close().catch(() => {}), LINGER_MS)
       timer.unref?.()
       session.addEventListener('close', () => clearTimeout(timer))
-      return await Rendezvous.register(session, {
+      const rendezvous = await Rendezvous.register(session, {
         name: `visiting ${url.address}`,
         listed: false,
         onOffer: async () => undefined,
         signal,
       })
-    } finally {
-      over.abort()
-    }
+      return { session, rendezvous, reservation: undefined }
+    })
   }
 
   /** @throws PeerlineError `ERR_PEERLINE_DENIED` for a place that no peer may send us to */
@@ -119,8 +135,4 @@ function read(text: string): ServerUrl | undefined {
   } catch {
     return undefined
   }
-}
-
-function leave(session: Session): Promise<void> {
-  return session.close().catch(() => {})
 }
