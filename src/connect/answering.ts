@@ -9,7 +9,13 @@
  *   there are any.
  */
 import { asPeerlineError, PeerlineError } from '../errors.ts'
-import { ANSWER_OVERHEAD_BYTES, openOffer, type ReceivedOffer, type ReplayCache } from '../handshake/index.ts'
+import {
+  ANSWER_OVERHEAD_BYTES,
+  MAX_OFFER_LIFETIME_MS,
+  openOffer,
+  type ReceivedOffer,
+  type ReplayCache,
+} from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import type { AnswerHow } from '../signaling/index.ts'
@@ -24,6 +30,9 @@ import type { Vantage } from './ways.ts'
 
 /** Longest wait before this side begins that is guessed: half of the longest round trip to a rendezvous that is believed. */
 const MAX_FIRE_IN_MS = 1_000
+
+/** ms that paths take once both sides have begun. */
+const PATHS_MS = 15_000
 
 /** ms that paths of other sessions get to answer when their peer begins anew. */
 const DOUBTED_MS = 4_000
@@ -140,7 +149,8 @@ export class Answering {
     const before = maker.bonds.of(from)
     // First of all: the other side comes to the relay as soon as it has the answer.
     own.join(told)
-    const making = { ...this.#host.making(told.hidden === true), leave }
+    const firstPathMs = firstPathMsOf(how)
+    const making = { ...this.#host.making(told.hidden === true), leave, firstPathMs }
     const [webrtc, earlyAnswer] = await Promise.all([
       told.webrtc === undefined ? undefined : own.describe(making.ways, told),
       told.early === undefined ? undefined : this.#options.onEarly?.(from, told.early),
@@ -165,7 +175,7 @@ export class Answering {
     bond.hidden = told.hidden === true
     maker.learn(from, told)
     const upgrade = maker.seek(bond, { webrtc, relayed: told.circuits.length > 0 })
-    void upgrade?.begin(told, this.#travel(told, how))
+    void upgrade?.begin(told, this.#travel(told, how), how.patientMs)
     // It begins anew with us, as one does that was started again: do the others still stand?
     for (const other of maker.bonds.of(from)) if (other !== session) other.probe(DOUBTED_MS)
     keeper.standBy(bond)
@@ -199,4 +209,10 @@ export class Answering {
 /** Bytes of the largest body that the medium takes in an answer. */
 function roomOf({ maxBytes }: AnswerHow): { maxBytes: number | undefined } {
   return { maxBytes: maxBytes === undefined ? undefined : maxBytes - ANSWER_OVERHEAD_BYTES }
+}
+
+/** ms for the first path, where the answer takes long: as long as it may take, and what paths take beside. */
+function firstPathMsOf({ travelMs, patientMs }: AnswerHow): number | undefined {
+  if (patientMs !== undefined) return patientMs + PATHS_MS
+  return typeof travelMs === 'object' ? MAX_OFFER_LIFETIME_MS + PATHS_MS : undefined
 }

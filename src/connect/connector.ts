@@ -111,7 +111,7 @@ export class Connector {
       reconnectMs: options.reconnectMs,
       standbyRelay: options.standbyRelay,
       hurry: options.hurry,
-      signals: (how) => options.signaling(how).length > 0,
+      media: (how) => options.signaling(how),
       call: (to, body, how) => this.#call(to, body, how),
     })
     const making = (hidden: boolean): Making => {
@@ -213,7 +213,7 @@ export class Connector {
     const fresh = ways.size > 0 && isSequential(this.#options.vantage().nat) ? own.refresh(signal) : undefined
     try {
       const offered = { ...told, webrtc: webrtc?.description, early, capability }
-      const called = await this.#call(to, offered, { ways, relays, medium, signal })
+      const called = await this.#call(to, offered, { ways, relays, media: medium && [medium], signal })
       const { remote, circuits } = called
       try {
         counted.establish(to)
@@ -246,8 +246,7 @@ export class Connector {
    */
   async #call(to: PeerId, body: Partial<ConnectionBody>, how: CallOptions): Promise<Called> {
     const { identity, signaling, signalingOrder } = this.#options
-    const { ways, medium, signal } = how
-    const media = medium === undefined ? signaling({ hidden: ways.size === 0 }) : [medium]
+    const { ways, media = signaling({ hidden: ways.size === 0 }), signal } = how
     if (media.length === 0) {
       throw new PeerlineError(
         'ERR_PEERLINE_NO_ADDRESS',

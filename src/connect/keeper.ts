@@ -12,13 +12,14 @@ import type { Identity, PeerId } from '../identity/index.ts'
 import { parseHostPort } from '../network/address.ts'
 import type { Path } from '../path/index.ts'
 import type { Session } from '../session/index.ts'
-import type { Signaling } from '../signaling/index.ts'
+import { ANSWER_TIMEOUT_MS, type Signaling } from '../signaling/index.ts'
 import type { Bond, FindRelays } from './bonds.ts'
 import { type ConnectionBody, encodeBody } from './candidate.ts'
 import { openCircuit } from './circuit.ts'
 import { exchangeOverPath } from './direct.ts'
 import type { Exchanged } from './exchange.ts'
 import type { OwnSide } from './own-side.ts'
+import { firstOf } from './pause.ts'
 import { raceTcp } from './race.ts'
 import { Reconnect } from './reconnect.ts'
 import type { SessionMaker } from './session-maker.ts'
@@ -35,8 +36,8 @@ export interface KeeperHost {
   readonly standbyRelay: boolean
   /** A session wants signaling now: what is gone is brought back. */
   readonly hurry: () => void
-  /** True when some medium works now. `hidden`: one that does not tell our address. */
-  readonly signals: (options: { hidden: boolean }) => boolean
+  /** Media that work now. `hidden`: only those that do not tell our address. */
+  readonly media: (options: { hidden: boolean }) => readonly Signaling[]
   readonly own: OwnSide
   readonly maker: SessionMaker
   /** Sends an offer with `body`, and circuits, by the media there are; what answers. */
@@ -49,8 +50,8 @@ export interface KeeperHost {
 export interface CallOptions {
   readonly ways: ReadonlySet<Way>
   readonly relays: FindRelays | undefined
-  /** The only one to be used. */
-  readonly medium?: Signaling | undefined
+  /** Those to be used. @default all that work */
+  readonly media?: readonly Signaling[] | undefined
   readonly signal: AbortSignal
   readonly onRefused?: () => void
 }
@@ -61,8 +62,14 @@ export interface Called extends Omit<Exchanged, 'body'> {
   readonly circuits: readonly Promise<Path>[]
 }
 
+/** ms between calls by a medium that keeps what is said, and by one that is paid for. */
+const KEPT_EVERY_MS = 10_000
+const PAID_EVERY_MS = 60_000
+
 export class Keeper {
   readonly #host: KeeperHost
+  /** When a session was last called by such a medium, by its name. */
+  readonly #calls = new WeakMap<Session, Map<string, number>>()
   /** The ways back of the sessions that may need one. */
   readonly #reconnects = new Map<Session, Reconnect>()
 
@@ -126,8 +133,39 @@ export class Keeper {
 
   /** Calls the other side of a session that has no path, or none that answers. */
   async #callAgain(bond: Bond, signal: AbortSignal): Promise<boolean> {
+    const { session, ways } = bond
+    const quick: Signaling[] = []
+    for (const medium of this.#host.media({ hidden: ways.size === 0 })) {
+      const { messages = 0, price } = medium.cost?.(session.peer) ?? {}
+      if (messages === 0) quick.push(medium)
+      else this.#callSparingly(bond, medium, (price?.amount ?? 0) > 0 ? PAID_EVERY_MS : KEPT_EVERY_MS)
+    }
+    return quick.length > 0 && this.#callBy(quick, bond, signal)
+  }
+
+  /** Calls by a medium that keeps what is said, or has to be paid: once in a while, and for as long as that takes. */
+  #callSparingly(bond: Bond, medium: Signaling, everyMs: number): void {
+    const { session } = bond
+    const calls = this.#calls.get(session) ?? new Map<string, number>()
+    const now = performance.now()
+    if (now - (calls.get(medium.name) ?? Number.NEGATIVE_INFINITY) < everyMs) return
+    this.#calls.set(session, calls.set(medium.name, now))
+    const over = new AbortController()
+    const end = () => over.abort()
+    const timer = setTimeout(end, medium.patienceMs ?? ANSWER_TIMEOUT_MS)
+    for (const type of ['reconnected', 'close'] as const) session.addEventListener(type, end)
+    this.#callBy([medium], bond, firstOf(this.#host.closing, over.signal))
+      // Not there yet, or not reached: it is called again when its time comes.
+      .catch(() => {})
+      .finally(() => {
+        clearTimeout(timer)
+        for (const type of ['reconnected', 'close'] as const) session.removeEventListener(type, end)
+        end()
+      })
+  }
+
+  async #callBy(media: readonly Signaling[], bond: Bond, signal: AbortSignal): Promise<boolean> {
     const { session, ways, relays } = bond
-    if (!this.#host.signals({ hidden: ways.size === 0 })) return false
     const round = bond.upgrade?.nextRound ?? 1
     // Where it is the only way it is described in the offer, as in the first one: nothing else can carry the description.
     const alone = ways.size === 1 && ways.has('webrtc') && bond.upgrade?.describes === false
@@ -139,13 +177,14 @@ export class Keeper {
       refused = true
     }
     try {
-      const { remote, circuits } = await this.#host.call(session.peer, body, { ways, relays, signal, onRefused })
+      const how = { ways, relays, media, signal, onRefused }
+      const { remote, circuits, fireInMs } = await this.#host.call(session.peer, body, how)
       for (const circuit of circuits) {
         circuit.then((path) => session.attach(path)).catch(() => {})
       }
       if (ways.size > 0 && !remote.hidden) {
         const upgrade = bond.upgrade ?? this.#host.maker.seek(bond, { relayed: circuits.length > 0 })
-        upgrade?.resume(remote, round, 0)
+        upgrade?.resume(remote, round, fireInMs)
         if (webrtc !== undefined) void upgrade?.connectDescribed(round, webrtc, remote.webrtc)
       } else webrtc?.close()
       return true

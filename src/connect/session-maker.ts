@@ -67,6 +67,8 @@ export interface Making {
   readonly addresses?: readonly string[]
   readonly server?: boolean
   readonly leave?: Leave | undefined
+  /** ms for the first path, where the other side may begin late. */
+  readonly firstPathMs?: number | undefined
   /** The media by which its offer went. */
   readonly signaled?: readonly SignalingAttempt[]
 }
@@ -93,13 +95,14 @@ export class SessionMaker {
   }
 
   make(keys: SessionKeys, peer: PeerId, making: Making): Bond {
-    const { ways, relays, joins = true, addresses = [], server = false, leave, signaled = [] } = making
+    const { ways, relays, joins = true, addresses = [], server = false, leave, firstPathMs, signaled = [] } = making
     const reconnectMs = server ? 0 : this.#options.reconnectMs
     const session: Session = new Session({
       keys,
       peer,
       onStream: (stream) => this.#options.onStream(session, stream),
       explain: () => this.#explain(session),
+      firstPathMs,
       timing: this.#options.timing,
       rate: this.#options.rate,
       memory: this.#options.memory,

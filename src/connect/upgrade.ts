@@ -41,6 +41,9 @@ export interface UpgradeOptions extends Omit<WaysOptions, 'secret' | 'signal'> {
 /** ms for one round: the longest of its ways, a birthday search, has 5 s. */
 const ROUND_MS = 7_000
 
+/** ms between two tries at least, while the other side may begin at any moment. */
+const PATIENT_EVERY_MS = 2_000
+
 /** ms between two rounds at the least. */
 const MIN_ROUND_MS = 500
 
@@ -127,9 +130,10 @@ export class Upgrade {
   /**
    * Begins, with what offer and answer told.
    * @param fireInMs until the other side is about to fire as well; a promise, where that is not known yet
+   * @param patientMs ms within which the other side will fire, when nobody knows when: round 0 goes on for as long
    * @returns when round 0 is over. Never rejects.
    */
-  async begin(remote: ConnectionBody, fireInMs: number | Promise<number>): Promise<void> {
+  async begin(remote: ConnectionBody, fireInMs: number | Promise<number>, patientMs = 0): Promise<void> {
     this.#remote = remote
     // Numbers that a NAT counts up are stale already; with a relay to talk over, both sides first look again.
     const stale = [this.#options.vantage().nat, remote.nat].some((nat) => nat !== undefined && isSequential(nat))
@@ -143,6 +147,23 @@ export class Upgrade {
     const described = this.#ways.described(remote)
     if (this.#initiator) void this.#follow(punched, talkFirst ? [0, ...ROUND_DELAYS_MS] : ROUND_DELAYS_MS)
     await Promise.all([dialled, punched, described])
+    await this.#wait(remote, patientMs)
+  }
+
+  /**
+   * The other side may begin at any moment: until it does, or time is over, round 0 is begun again and again. Never rejects.
+   * What UDP searches for, or counts on, is not there by then: only what is known is tried.
+   */
+  async #wait(remote: ConnectionBody, ms: number): Promise<void> {
+    const { session } = this.#options
+    const until = performance.now() + ms
+    const known = { ...remote, nat: undefined }
+    while (performance.now() < until && session.state === 'connecting' && !this.#signal.aborted) {
+      const began = performance.now()
+      await Promise.all([this.#dial(0, known), this.#punch(0, known, 0)])
+      // Where there is nothing to punch it takes no time.
+      await pause(Math.max(0, PATIENT_EVERY_MS - (performance.now() - began)), this.#signal).catch(() => {})
+    }
   }
 
   /** The number of the next round: what an offer for a session that has lost its paths proposes. */

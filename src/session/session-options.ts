@@ -63,6 +63,8 @@ export interface SessionOptions {
   /** Memory that all sessions of a peer share. @default no bound but those of this session */
   readonly memory?: MemoryBudget | undefined
   readonly rekey?: RekeyLimits
+  /** ms for the first path to be proven. @default 15_000 */
+  readonly firstPathMs?: number | undefined
   /**
    * ms without any path before the session fails: another may be on its way. 0 where none will come, as with servers.
    * @default 60_000

@@ -123,7 +123,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
       onDatagram: (data) => this.#datagrams?.onDatagram(data),
     })
     this.#outbox = new Outbox(keys.send, this.#streams, { rekey, memory: this.#memory, pacer: this.#outflow })
-    this.#pathlessTimer = setTimeout(() => this.#pathless(), FIRST_PATH_MS)
+    this.#pathlessTimer = setTimeout(() => this.#pathless(), options.firstPathMs ?? FIRST_PATH_MS)
   }
 
   // ---- what users see ----

@@ -16,6 +16,11 @@ export interface AnswerHow {
    * when the answer is on its way: it resolves with the ms that are left then, and rejects when the answer did not get out.
    */
   readonly travelMs?: number | Promise<number>
+  /**
+   * ms within which the answer will be with the other side, where nobody knows when, as with a person who carries it: for so long
+   * the other side may begin at any moment. @default `travelMs` is good enough
+   */
+  readonly patientMs?: number
   /** Bytes of the largest answer that the medium carries. @default {@link MAX_SIGNAL_BYTES} */
   readonly maxBytes?: number
 }
