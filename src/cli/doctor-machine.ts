@@ -3,7 +3,7 @@
  */
 import { randomBytes, randomInt } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
-import { LanSockets } from '../signaling/lan-sockets.ts'
+import { LanSockets } from '../network/lan-sockets.ts'
 import { LAN_GROUP_V4, LAN_GROUP_V6 } from '../signaling/lan-wire.ts'
 
 /** Ports of the private range (RFC 6335 section 6) beside that of the peers, who need not hear of it. */

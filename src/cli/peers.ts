@@ -1,35 +1,49 @@
 /**
- * `peerline peers`: the address book.
+ * `peerline peers`: the address book, and who is on the local network.
  */
 import type { Command } from 'commander'
 import type { Json } from './control-lines.ts'
 import { carryOut } from './errand.ts'
-import { addIdentity, addJson, collect, type IdentityOption, type JsonOption } from './options.ts'
+import { addIdentity, addJson, collect, duration, type IdentityOption, type JsonOption } from './options.ts'
 import { columns, formatMs, formatSpan, printable } from './output.ts'
-import { run } from './run.ts'
+import { pause, type Running, run } from './run.ts'
+
+/** ms that the network is listened to: who is there answers within one second, but a datagram may be lost. */
+const LISTEN_MS = 3_000
 
 interface AddOptions extends IdentityOption, JsonOption {
   readonly name?: string
   readonly group?: readonly string[]
 }
 
+interface ListOptions extends IdentityOption, JsonOption {
+  readonly lan?: boolean
+  readonly for: number
+}
+
 export function addPeersCommand(program: Command): void {
   const command = program.command('peers').description('show the peers that are known; name, add or forget one')
-  addJson(addIdentity(command.enablePositionalOptions())).addHelpText(
-    'after',
-    `
+  addJson(addIdentity(command.enablePositionalOptions()))
+    .option('--lan', 'who is on the local network now, instead; nobody is told who asks')
+    .option('--for <time>', 'with --lan, how long to listen', duration, LISTEN_MS)
+    .addHelpText(
+      'after',
+      `
 Examples:
   peerline peers                                                  the one met last comes first
+  peerline peers --lan                                            those that announce themselves there, without any server
   peerline peers add <peer id> 192.0.2.7:4401 --name alice
   peerline peers add <peer id> --group friends                    peerline allow --group friends lets them in
   peerline peers forget <peer id>                                 also takes it out of its groups; its rules stay
 
-Columns: peer, name, groups, when it was met last, the address to dial first, and the session that is open now.
+Columns: peer, name, groups, when it was met last, the address to dial first, and the session that is open now; with --lan:
+peer, name, how it was heard, and its addresses.
 `,
-  )
-  command.action((options: IdentityOption & JsonOption) =>
+    )
+  command.action((options: ListOptions) =>
     run(options, async (running) => {
       const { out } = running
+      if (options.lan === true) return listLan(options, running)
       const rows: string[][] = []
       await carryOut(options, { order: 'peers' }, running, (item) => {
         if (out.json) out.event(item)
@@ -67,6 +81,32 @@ Columns: peer, name, groups, when it was met last, the address to dial first, an
       return undefined
     }),
   )
+}
+
+/** Lists who is heard on the local network within a few seconds. */
+async function listLan(options: ListOptions, running: Running): Promise<undefined> {
+  const { LanDiscovery } = await import('../discovery/lan.ts')
+  const { loadIdentity } = await import('../identity/key-file.ts')
+  const { out, signal } = running
+  const names = new Map<unknown, unknown>()
+  await carryOut(options, { order: 'peers' }, running, ({ peer, name }) => names.set(peer, name))
+  // Another command of this identity may run here, and is not to be found. It need have no key yet.
+  const identity = await loadIdentity(options.identity).catch(() => undefined)
+  const lan = await LanDiscovery.open({ mode: 'listen', ...(identity === undefined ? {} : { identity }) })
+  lan.addEventListener('found', ({ detail: { peer, addresses, by } }) =>
+    out.event({ event: 'found', peer, name: names.get(peer) ?? null, addresses, by }),
+  )
+  lan.addEventListener('lost', ({ detail }) => out.event({ event: 'lost', ...detail }))
+  await pause(options.for, signal)
+  const found = lan.peers
+  await lan.close()
+  if (out.json) return undefined
+  if (found.length === 0) out.say('nobody announces itself on the local network')
+  const rows = found.map(({ peer, addresses, by }) => [peer, names.get(peer) ?? '-', by, addresses.join(' ')])
+  for (const line of columns(rows.map((cells) => cells.map((cell) => printable(String(cell)))))) {
+    out.data(line.trimStart())
+  }
+  return undefined
 }
 
 function row({ peer, name, groups, lastMet, addresses, session, banned }: Json): string[] {

@@ -2,4 +2,6 @@ export { type AddressSource, dialableAddress, type KnownAddress } from './addres
 export { FileStore, MAX_STORE_BYTES, type Store } from './file-store.ts'
 export type { DialSettings, KnownPeer } from './known-peer.ts'
 export { KnownPeers, type KnownPeersEvents, type KnownPeersJson } from './known-peers.ts'
+export { LanDiscovery, type LanDiscoveryEvents, type LanDiscoveryOptions, type LanMode } from './lan.ts'
+export type { LanLoss, LanMedium, LanNeighbour } from './lan-neighbours.ts'
 export { type Damage, SavedState, type SavedStateEvents, type Section } from './saved-state.ts'

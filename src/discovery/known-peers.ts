@@ -118,7 +118,9 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
    */
   learn(peer: PeerId, addresses: readonly string[], source: 'told' | 'record' | 'lan'): number {
     const name = source === 'record'
-    const valid = addresses.slice(0, MAX_ADDRESSES).flatMap((text) => canonical(text, { zone: false, name }) ?? [])
+    const valid = addresses
+      .slice(0, MAX_ADDRESSES)
+      .flatMap((text) => canonical(text, { zone: source === 'lan', name }) ?? [])
     const entry = valid.length === 0 ? undefined : this.#entry(peer)
     if (entry === undefined) return 0
     const learned = valid.filter((address) => entry.addresses.learn(address, source)).length

@@ -6,10 +6,11 @@ import { afterEach, describe, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import { createOffer, openOffer, ReplayCache } from '../handshake/index.ts'
 import { Identity } from '../identity/index.ts'
+import { freePort } from '../network/free-port.compliance.ts'
+import { LanSockets } from '../network/lan-sockets.ts'
 import { Lan, type LanOptions } from './lan.ts'
-import { LanSockets } from './lan-sockets.ts'
 import { encodeLanAnswer, encodeLanOffer, LAN_GROUP_V4, LAN_GROUP_V6, readLanDatagram, tagOf } from './lan-wire.ts'
-import { signalingCompliance } from './signaling.compliance.ts'
+import { type Medium, signalingCompliance } from './signaling.compliance.ts'
 import type { OfferHandler } from './signaling.ts'
 
 const SILENT: OfferHandler = async () => undefined
@@ -24,16 +25,6 @@ afterEach(async () => {
   vi.useRealTimers()
   for (const one of open.splice(0)) await one.close()
 })
-
-/** A port that nobody else uses, so that tests which run at once do not hear each other. */
-async function freePort(): Promise<number> {
-  const socket = createSocket('udp4').bind(0)
-  await once(socket, 'listening')
-  const { port } = socket.address()
-  socket.close()
-  await once(socket, 'close')
-  return port
-}
 
 async function lan(port: number, options: Partial<LanOptions> = {}): Promise<Lan> {
   const made = await Lan.open({ onOffer: SILENT, answering: true, port, interfaces: LOOPBACK, ...options })
@@ -57,10 +48,41 @@ async function stranger(options: { port?: number; address?: string; deaf?: boole
   return { socket, got, send }
 }
 
-signalingCompliance('a local network', async (onOffer) => {
-  const port = await freePort()
-  const callee = await lan(port, { onOffer })
-  const caller = await lan(port, { answering: false })
+signalingCompliance(
+  'a local network',
+  async (onOffer) => {
+    const port = await freePort()
+    return medium(await lan(port, { answering: false }), await lan(port, { onOffer }))
+  },
+  {
+    // One network for each, and between the two somebody who is on both.
+    tampered: async (onOffer, tamper) => {
+      const [callers, callees] = [await freePort(), await freePort()]
+      const atCaller = await stranger({ port: callers })
+      atCaller.socket.on('message', (datagram, asker) => {
+        const read = readLanDatagram(datagram)
+        if (read?.kind === 'offer')
+          tamper.offer({ bytes: read.message, pass: (offer) => void ask(offer ?? read.message, asker.port) })
+      })
+      const ask = async (offer: Uint8Array, asker: number) => {
+        const { socket, send } = await stranger({ address: '127.0.0.1' })
+        socket.on('message', (datagram) => {
+          const read = readLanDatagram(datagram)
+          if (read?.kind !== 'answer') return
+          const { tag, message } = read
+          tamper.answer({
+            bytes: message,
+            pass: (answer) => void atCaller.send(encodeLanAnswer(tag, answer ?? message), asker),
+          })
+        })
+        await send(encodeLanOffer(offer), callees)
+      }
+      return medium(await lan(callers, { answering: false }), await lan(callees, { onOffer }))
+    },
+  },
+)
+
+function medium(caller: Lan, callee: Lan): Medium {
   const calleeId = Identity.generate().peerId
   return {
     // A network cannot tell a peer that stays silent from one that is not there, and the suite tells them apart.
@@ -79,7 +101,7 @@ signalingCompliance('a local network', async (onOffer) => {
       await callee.close()
     },
   }
-})
+}
 
 describe('on one network', () => {
   test('the one who is dialled answers, and nobody else', async () => {

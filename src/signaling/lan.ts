@@ -15,13 +15,14 @@
  * whom: an offer is Noise IK's first message, a fresh key and what is sealed to the responder. Who watches the answer,
  * or sends a copy of the offer within those 5 s to see who answers it, learns which machine has been dialled.
  *
- * The wire is in lan-wire.ts, the sockets in lan-sockets.ts.
+ * The wire is in lan-wire.ts, the sockets in network/lan-sockets.ts.
  */
 import type { RemoteInfo } from 'node:dgram'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
-import { type InterfaceFilter, type Interfaces, scopeOf, sourceKey } from '../network/address.ts'
-import { LanSockets } from './lan-sockets.ts'
+import type { InterfaceFilter, Interfaces } from '../network/address.ts'
+import { LanSockets } from '../network/lan-sockets.ts'
+import { SourceGate } from '../network/source-gate.ts'
 import {
   encodeLanAnswer,
   encodeLanOffer,
@@ -98,7 +99,7 @@ interface Kept {
 export class Lan implements Signaling {
   readonly name = 'lan'
   readonly #options: LanOptions
-  readonly #gate = new Gate()
+  readonly #gate = new SourceGate({ perSource: MAX_OFFERS_PER_SOURCE, all: MAX_OFFERS })
   /** Own offers, by tag. Two exchanges of the same offer share its answer. */
   readonly #waiting = new Map<string, Set<Waiting>>()
   /** Offers that came in, by tag, oldest first. */
@@ -244,7 +245,7 @@ export class Lan implements Signaling {
       for (const waiting of [...(this.#waiting.get(datagram.tag) ?? [])])
         waiting.offered(datagram.message, from.address)
     }
-    if (datagram?.kind === 'offer' && this.#options.answering && this.#gate.pass(sourceOf(from.address))) {
+    if (datagram?.kind === 'offer' && this.#options.answering && this.#gate.pass(from.address)) {
       this.#onOffer(datagram.message, from)
     }
   }
@@ -286,29 +287,3 @@ export class Lan implements Signaling {
 }
 
 const RECOVER = 'Start the peer on this network, or give a rendezvous URL or an address of it.'
-
-/** What stands for one source: all of a link share the /64 of its link-local addresses, so there it is the address. */
-function sourceOf(ip: string): string {
-  return scopeOf(ip) === 'link-local' ? ip : sourceKey(ip)
-}
-
-/** Counts offers, within whole seconds. It remembers no more sources than it lets through offers. */
-class Gate {
-  readonly #bySource = new Map<string, number>()
-  #all = 0
-  #since = performance.now()
-
-  pass(source: string): boolean {
-    const now = performance.now()
-    if (now - this.#since >= 1_000) {
-      this.#since = now
-      this.#all = 0
-      this.#bySource.clear()
-    }
-    const ofSource = (this.#bySource.get(source) ?? 0) + 1
-    if (this.#all >= MAX_OFFERS || ofSource > MAX_OFFERS_PER_SOURCE) return false
-    this.#all++
-    this.#bySource.set(source, ofSource)
-    return true
-  }
-}

@@ -1,12 +1,13 @@
 /**
  * The sockets of one peer on its local networks.
  *
- *     listener   one for each IP family, on the shared port, in the group on every interface: hears offers
- *     link       one for each interface and family, on a port of its own: sends offers, and hears their answers
+ *     listener   one for each IP family, on the shared port, in the group on every interface: hears what is for everyone
+ *     link       one for each interface and family, on a port of its own: sends, and hears the answers
  *
  * - Several processes share the listening port: a system hands a multicast datagram to all of them, but a unicast one to
  *   one alone. So what is meant for one process goes to the port of a link.
- * - Nothing is sent farther than this link (TTL 1), and nothing is heard that did not come from a subnet of ours.
+ * - Multicast DNS alone has its links on the shared port too: others listen to nothing that comes from elsewhere.
+ * - Nothing is sent farther than this link, and nothing is heard that did not come from a subnet of ours.
  * - Interfaces come and go: `refresh` brings the sockets in line with them, and what fails is made anew.
  */
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram'
@@ -18,17 +19,18 @@ import {
   type Interfaces,
   inOwnSubnet,
   ipToBytes,
+  type LocalAddress,
   localAddresses,
   scopeOf,
   systemInterfaces,
   usesInterface,
-} from '../network/address.ts'
+} from './address.ts'
 
 /** Interfaces and families used at once; a machine with more of them is a router or a container host. */
 const MAX_LINKS = 16
 
 /** Hops that a datagram may make: none of a router's. */
-const TTL = 1
+const HOPS = 1
 
 export interface LanSocketsOptions {
   readonly port: number
@@ -36,14 +38,20 @@ export interface LanSocketsOptions {
   readonly filter: InterfaceFilter & { readonly loopback?: boolean }
   /** False: no listeners, for who only dials. */
   readonly listen: boolean
+  /** Port of the links: 0 is any, another is shared as `port` is. @default 0 */
+  readonly linkPort?: number
+  /** TTL of what is sent; a router takes one off, so that who reads 255 knows that there was none. @default 1, for multicast alone */
+  readonly hops?: number
   readonly onDatagram: (bytes: Uint8Array, from: RemoteInfo) => void
   /** What to look at. @default os.networkInterfaces */
   readonly interfaces?: () => Interfaces
 }
 
 /** One interface in one family. */
-interface LinkAddress {
+export interface LanLink {
   readonly family: 4 | 6
+  /** Such as `eth0`. */
+  readonly interfaceName: string
   /** Of the interface; for IPv6 the link-local one, with its zone. */
   readonly address: string
   /** As the system wants an interface named when it is joined to a group. */
@@ -57,9 +65,11 @@ interface LinkAddress {
 export class LanSockets {
   readonly #options: LanSocketsOptions
   readonly #listeners = new Map<4 | 6, Socket>()
-  readonly #links = new Map<string, { readonly to: LinkAddress; readonly socket: Socket }>()
-  #locals: ReturnType<typeof localAddresses> = []
+  readonly #links = new Map<string, { readonly to: LanLink; readonly socket: Socket }>()
+  #locals: readonly LocalAddress[] = []
   #refreshing: Promise<void> | undefined
+  /** Until `open` has resolved nothing is handed on: whoever is to take it does not know of it yet. */
+  #opened = false
   #closed = false
 
   private constructor(options: LanSocketsOptions) {
@@ -80,6 +90,7 @@ export class LanSockets {
           })
     }
     await sockets.refresh()
+    sockets.#opened = true
     return sockets
   }
 
@@ -88,19 +99,49 @@ export class LanSockets {
     return this.#links.size
   }
 
+  /** The same, one by one. A link that is made anew is another one. */
+  get all(): readonly LanLink[] {
+    return [...this.#links.values()].map(({ to }) => to)
+  }
+
+  /** The addresses of this machine on the interfaces in use, link-local ones too. */
+  get locals(): readonly LocalAddress[] {
+    return this.#locals
+  }
+
+  /** The links that a source is on: one as a rule, and more where interfaces share a subnet. */
+  linksNear(source: string): readonly LanLink[] {
+    const zone = /%(.*)$/s.exec(source)?.[1]
+    const family = ipToBytes(source)?.length === 4 ? 4 : 6
+    return this.all.filter((link) => {
+      if (link.family !== family) return false
+      if (zone !== undefined) return link.address.endsWith(`%${zone}`)
+      return inOwnSubnet(
+        source,
+        this.#locals.filter(({ interfaceName }) => interfaceName === link.interfaceName),
+      )
+    })
+  }
+
   /** Sends to every link; `broadcast`: also to the broadcast address of each subnet. */
   sendToAll(datagram: Uint8Array, options: { broadcast: boolean }): void {
-    for (const [key, { to, socket }] of this.#links) {
-      const failed = (error: Error | null) => {
-        // Too large for this link is the datagram's fault; anything else is the link's, and it is made anew.
-        if (error === null || (error as NodeJS.ErrnoException).code === 'EMSGSIZE') return
-        this.#dropLink(key)
-        void this.refresh()
-      }
-      socket.send(datagram, this.#options.port, to.group, failed)
-      if (options.broadcast && to.broadcast !== undefined) {
-        socket.send(datagram, this.#options.port, to.broadcast, () => {})
-      }
+    for (const link of this.all) this.sendOn(link, datagram, options)
+  }
+
+  /** Sends to one link, if it is still there. */
+  sendOn(link: LanLink, datagram: Uint8Array, options: { broadcast: boolean }): void {
+    const key = keyOf(link)
+    const { to, socket } = this.#links.get(key) ?? {}
+    if (to !== link || socket === undefined) return
+    const failed = (error: Error | null) => {
+      // Too large for this link is the datagram's fault; anything else is the link's, and it is made anew.
+      if (error === null || (error as NodeJS.ErrnoException).code === 'EMSGSIZE') return
+      this.#dropLink(key)
+      void this.refresh()
+    }
+    socket.send(datagram, this.#options.port, to.group, failed)
+    if (options.broadcast && to.broadcast !== undefined) {
+      socket.send(datagram, this.#options.port, to.broadcast, () => {})
     }
   }
 
@@ -126,7 +167,7 @@ export class LanSockets {
     if (this.#options.listen && this.#listeners.size < 2) await this.#listen()
     const now = interfaces()
     this.#locals = subnetsOf(now, filter)
-    const wanted = new Map(linkAddresses(now, this.#options).map((to) => [`${to.address}|${to.group}`, to]))
+    const wanted = new Map(linkAddresses(now, this.#options).map((to) => [keyOf(to), to]))
     for (const key of this.#links.keys()) if (!wanted.has(key)) this.#dropLink(key)
     const missing = [...wanted].filter(([key]) => !this.#links.has(key))
     await Promise.all(missing.map(([key, to]) => this.#openLink(key, to)))
@@ -158,18 +199,20 @@ export class LanSockets {
         continue
       }
       if (this.#closed) return closeSocket(socket).then(() => failures)
+      if (this.#options.hops !== undefined) socket.setTTL(this.#options.hops)
       this.#listeners.set(family, socket)
       this.#attend(socket, () => this.#listeners.get(family) === socket && this.#listeners.delete(family))
     }
     return failures
   }
 
-  async #openLink(key: string, to: LinkAddress): Promise<void> {
-    const socket = createSocket({ type: `udp${to.family}` })
+  async #openLink(key: string, to: LanLink): Promise<void> {
+    const { linkPort = 0, hops = HOPS } = this.#options
+    const socket = createSocket({ type: `udp${to.family}`, reuseAddr: linkPort !== 0 })
     try {
-      await bind(socket, to.address, 0)
+      await bind(socket, to.address, linkPort)
       socket.setMulticastInterface(to.membership)
-      socket.setMulticastTTL(TTL)
+      socket.setMulticastTTL(hops)
       socket.setMulticastLoopback(true) // other peers on this machine
       socket.setBroadcast(true)
     } catch {
@@ -183,7 +226,7 @@ export class LanSockets {
   }
 
   /** Joins the group on one interface, again and again: an interface that was made anew has forgotten it. */
-  #join({ family, group, membership }: LinkAddress): void {
+  #join({ family, group, membership }: LanLink): void {
     try {
       this.#listeners.get(family)?.addMembership(group, membership)
     } catch {
@@ -193,7 +236,7 @@ export class LanSockets {
 
   #attend(socket: Socket, forget: () => void): void {
     socket.on('message', (bytes, from) => {
-      if (inOwnSubnet(from.address, this.#locals)) this.#options.onDatagram(bytes, from)
+      if (this.#opened && inOwnSubnet(from.address, this.#locals)) this.#options.onDatagram(bytes, from)
     })
     socket.on('error', () => {
       forget()
@@ -218,9 +261,14 @@ export class LanSockets {
   }
 }
 
-function linkAddresses(interfaces: Interfaces, options: LanSocketsOptions): LinkAddress[] {
+/** An address may be given to another interface, and a group is of one wire. */
+function keyOf({ address, group }: LanLink): string {
+  return `${address}|${group}`
+}
+
+function linkAddresses(interfaces: Interfaces, options: LanSocketsOptions): LanLink[] {
   const { filter, groups } = options
-  const found: LinkAddress[] = []
+  const found: LanLink[] = []
   for (const [name, infos = []] of Object.entries(interfaces)) {
     const internal = infos.some((info) => info.internal)
     if (internal ? filter.loopback !== true : !usesInterface(name, filter)) continue
@@ -229,21 +277,21 @@ function linkAddresses(interfaces: Interfaces, options: LanSocketsOptions): Link
     if (v4 !== undefined) {
       const { address } = v4
       const broadcast = broadcastOf(v4)
-      found.push({ family: 4, address, membership: address, group: groups.v4, broadcast })
+      found.push({ family: 4, interfaceName: name, address, membership: address, group: groups.v4, broadcast })
     }
     // Loopback has no link-local address, and IPv4 does for it.
     if (v6?.family === 'IPv6') {
       const zone = process.platform === 'win32' ? v6.scopeid : name
       const address = `${v6.address}%${zone}`
       const [group, membership] = [`${groups.v6}%${zone}`, `::%${zone}`]
-      found.push({ family: 6, address, membership, group, broadcast: undefined })
+      found.push({ family: 6, interfaceName: name, address, membership, group, broadcast: undefined })
     }
   }
   return found.slice(0, MAX_LINKS)
 }
 
 /** The subnets of the interfaces in use, the link-local ones too. */
-function subnetsOf(interfaces: Interfaces, filter: LanSocketsOptions['filter']): ReturnType<typeof localAddresses> {
+function subnetsOf(interfaces: Interfaces, filter: LanSocketsOptions['filter']): readonly LocalAddress[] {
   return localAddresses({ ...filter, linkLocal: true, interfaces })
 }
 
