@@ -1,5 +1,5 @@
 /**
- * `peerline serve`: rendezvous, relay and reflectors on one port.
+ * `peerline serve`: rendezvous, relay, reflectors, and a ledger if wanted, on one port.
  */
 import type { Command } from 'commander'
 import type { RelayLimits, Server } from '../server/index.ts'
@@ -20,6 +20,9 @@ import { run, STOP_MS, stopping } from './run.ts'
 /** ms for goodbyes, within what a stopped command has. */
 const CLOSE_MS = 1_500
 
+/** Where the ledger is kept, if nothing else is said. */
+const DEFAULT_LEDGER = '~/.peerline/ledger'
+
 /** Seconds to drain: several times what peers need to open another path. */
 const DRAIN_SECONDS = 10
 
@@ -36,6 +39,7 @@ interface ServeOptions extends IdentityOption, JsonOption {
   readonly relayBytes?: number
   readonly relayTime?: number
   readonly relayReservations?: number
+  readonly ledger?: string | true
   readonly drain: number
 }
 
@@ -61,6 +65,10 @@ export function addServeCommand(program: Command): void {
     .option('--relay-time <seconds>', 'how long a circuit may last (default: 14400)', wholeNumber(1, 2_000_000))
     .option('--relay-reservations <n>', 'peers that may be relayed at once (default: 10000)', wholeNumber(1, 1_000_000))
     .option(
+      '--ledger [file]',
+      `keep a ledger that peers may read and write: they find each other by it (default file: ${DEFAULT_LEDGER})`,
+    )
+    .option(
       '--drain <seconds>',
       'when stopped, how long peers have to move before they are cut off; 0: at once',
       wholeNumber(0, 3_600),
@@ -73,6 +81,7 @@ Examples:
   peerline serve                                     port 4400 of every interface; prints the URL that peers need
   peerline serve --listen 127.0.0.1:0 --json         any free port of this machine, for scripts
   peerline serve --listen :443 --tls-cert chain.pem --tls-key key.pem --public-url wss://peer.example.org
+  peerline serve --ledger                            also a ledger, in ~/.peerline/ledger
   peerline serve --drain 60                          a minute for relayed transfers to end or to find another way
   peerline serve --listen 192.0.2.1:4400 --alternate-host 192.0.2.2 --alternate-port 4401    tells peers all about their NAT
 
@@ -84,7 +93,7 @@ left or the time of --drain is over. A second signal ends it at once.
   command.action((options: ServeOptions) => {
     const running = { ...options, endless: true, stopMs: options.drain * 1_000 + STOP_MS }
     return run(running, async ({ out, signal }) => {
-      const { listen = [], publicUrl, tlsCert, tlsKey, relay, alternatePort, alternateHost } = options
+      const { listen = [], publicUrl, tlsCert, tlsKey, relay, alternatePort, alternateHost, ledger } = options
       const { PeerlineError } = await import('../errors.ts')
       if (listen.length > 1) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a server listens on one address')
       if ((tlsCert === undefined) !== (tlsKey === undefined)) {
@@ -95,6 +104,7 @@ left or the time of --drain is over. A second signal ends it at once.
         identityFile: options.identity,
         relay: relay ? relayLimits(options) : false,
         ...(options.reflector === undefined ? {} : { reflectors: options.reflector }),
+        ...(ledger === undefined ? {} : { ledger: ledger === true ? DEFAULT_LEDGER : ledger }),
         ...(alternatePort === undefined ? {} : { alternatePort }),
         ...(alternateHost === undefined ? {} : { alternateHost }),
         ...(listen[0] === undefined ? {} : { listen: listen[0] }),
@@ -103,8 +113,15 @@ left or the time of --drain is over. A second signal ends it at once.
           ? {}
           : { tls: { cert: await readPem(tlsCert), key: await readPem(tlsKey) } }),
       })
-      out.event({ event: 'listening', url: server.url, reflectors: server.reflectors })
+      const ledgerId = server.ledger?.id
+      out.event({
+        event: 'listening',
+        url: server.url,
+        reflectors: server.reflectors,
+        ...(ledgerId === undefined ? {} : { ledger: ledgerId }),
+      })
       out.say(`listening: ${server.url}`)
+      if (server.ledger !== undefined) out.say(`${server.ledger.name}: ${ledgerId}, ${server.ledger.size} entries`)
       if (server.reflectors.length > 0) out.say(`reflecting also at: ${server.reflectors.join(', ')}`)
       out.say(`peers come in with: peerline up --rendezvous '${server.url}'`)
       await stopping(signal)

@@ -15,7 +15,7 @@
 export interface Entry {
   /** Place in the topic: 1, 2, 3, … without gaps. */
   readonly sequence: number
-  /** Consensus time, ms since 1970, with fractions; it grows with every entry of a topic. */
+  /** Consensus time, ms since 1970, with fractions; never before that of the entry before it. */
   readonly at: number
   readonly message: Uint8Array
 }

@@ -14,8 +14,8 @@ import { constants, type FileHandle, link, open, realpath, rename, unlink } from
 import path from 'node:path'
 import { encodeCbor, toHex } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
+import { ioError } from '../io-error.ts'
 import { numberedName } from './file-name.ts'
-import { ioError } from './io-error.ts'
 
 /** Bytes, and pieces, that are gathered for one write: 16 full records. Another such batch is being written meanwhile. */
 const BATCH_BYTES = 1_048_576

@@ -10,10 +10,10 @@ import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { equalBytes, toHex } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
+import { ioError } from '../io-error.ts'
 import type { Session } from '../session/index.ts'
 import { wellFormed } from './failure.ts'
 import { FILE_PROTOCOL, FileWire, HASH_BYTES, patienceMs } from './file-wire.ts'
-import { ioError } from './io-error.ts'
 import { hashRange, PIECE_BYTES, ReadAhead } from './read-ahead.ts'
 
 /** UTF-16 units of the longest name told back by a receiver: file systems end at 255 bytes. */

@@ -9,8 +9,8 @@
  * - There is no deadline: a pipe may be silent for as long as its ends like. Cancel it with a signal.
  */
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { ioError } from '../io-error.ts'
 import { type Session, type Stream, StreamCode } from '../session/index.ts'
-import { ioError } from './io-error.ts'
 
 export const PIPE_PROTOCOL = '/peerline/pipe/1'
 

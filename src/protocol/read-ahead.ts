@@ -4,7 +4,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import type { FileHandle } from 'node:fs/promises'
 import { PeerlineError } from '../errors.ts'
-import { ioError } from './io-error.ts'
+import { ioError } from '../io-error.ts'
 
 /** Bytes of a piece: what fills one record. */
 export const PIECE_BYTES = 65_536

@@ -7,11 +7,13 @@
 import { DEFAULT_PORT, parseServerAddress, RELAY_PROTOCOL } from '../connect/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { Identity } from '../identity/index.ts'
+import type { LeafSource } from '../ledger/tree-head.ts'
 import { formatHostPort, localAddresses, parseHostPort, scopeOf } from '../network/address.ts'
 import { Peer } from '../peer/index.ts'
 import { MAX_REFLECTORS, RENDEZVOUS_PROTOCOL } from '../signaling/index.ts'
 import { MAX_MOVING_MS } from '../signaling/rendezvous-wire.ts'
 import { Alternates } from './alternates.ts'
+import { LedgerService } from './ledger-service.ts'
 import { Port } from './port.ts'
 import { ReflectorLimits, serveStunTcp, UdpReflector } from './reflector.ts'
 import { type RelayLimits, RelayService } from './relay-service.ts'
@@ -45,6 +47,11 @@ export interface ServerOptions {
   readonly alternatePort?: number | false
   /** A second address of this machine to reflect at, which `listen` must name one beside: it tells a peer all about its NAT. */
   readonly alternateHost?: string
+  /**
+   * A ledger that peers may read and write: the file of one, which is made when it is not there, or one that is open. What it has
+   * shown it must have for ever: one that loses something in a power cut is taken for one that was changed. @default none
+   */
+  readonly ledger?: string | LeafSource
   /** Reflectors of others, `host:port`, that peers are told of: the more they are apart, the more a peer learns. At most 4. */
   readonly reflectors?: readonly string[]
 }
@@ -63,6 +70,7 @@ export class Server {
   readonly #alternates: Alternates | undefined
   readonly #relay: RelayService | undefined
   readonly #rendezvous: RendezvousService
+  readonly #ledger: LedgerService | undefined
   readonly #address: string
   readonly #health: { status: 'ok' | 'draining' }
   #draining: Promise<void> | undefined
@@ -78,6 +86,7 @@ export class Server {
     alternates: Alternates | undefined
     relay: RelayService | undefined
     rendezvous: RendezvousService
+    ledger: LedgerService | undefined
     address: string
     health: { status: 'ok' | 'draining' }
   }) {
@@ -87,13 +96,15 @@ export class Server {
     this.#alternates = parts.alternates
     this.#relay = parts.relay
     this.#rendezvous = parts.rendezvous
+    this.#ledger = parts.ledger
     this.#address = parts.address
     this.#health = parts.health
   }
 
   /**
    * Starts a server.
-   * @throws PeerlineError `ERR_PEERLINE_ADDRESS_IN_USE`, `ERR_PEERLINE_TLS`, `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_KEY_FILE`
+   * @throws PeerlineError `ERR_PEERLINE_ADDRESS_IN_USE`, `ERR_PEERLINE_TLS`, `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_KEY_FILE`;
+   *   as `LogLedger.open`
    */
   static async create(options: ServerOptions = {}): Promise<Server> {
     const { host, port: wanted } = parseHostPort(options.listen ?? `:${DEFAULT_PORT}`, { defaultPort: DEFAULT_PORT })
@@ -128,6 +139,7 @@ export class Server {
     })
     peer.handleStream(RENDEZVOUS_PROTOCOL, (stream, context) => rendezvous.serve(stream, context))
     if (relay !== undefined) peer.handleStream(RELAY_PROTOCOL, (stream, context) => relay.serve(stream, context))
+    let ledger: LedgerService | undefined
     const limits = new ReflectorLimits()
     const health: { status: 'ok' | 'draining' } = { status: 'ok' }
     const started = performance.now()
@@ -146,6 +158,7 @@ export class Server {
         }),
       })
     try {
+      if (options.ledger !== undefined) ledger = await LedgerService.open(options.ledger, peer)
       const { port, reflector, bound } = await bindBoth(makePort, limits, host, wanted)
       const alternates = await openAlternates(options, reflector, limits).catch(async (error: unknown) => {
         await Promise.all([port.close(), reflector.close()])
@@ -154,9 +167,10 @@ export class Server {
       rendezvous.reflectors = [...named(alternates, bound.host), ...elsewhere]
       const scheme = options.tls === undefined ? 'ws' : 'wss'
       const address = publicUrl ?? `${scheme}://${formatHostPort(reachableHost(bound.host), bound.port)}`
-      return new Server({ peer, port, reflector, alternates, relay, rendezvous, address, health })
+      return new Server({ peer, port, reflector, alternates, relay, rendezvous, ledger, address, health })
     } catch (error) {
       await peer.close()
+      await ledger?.close()
       throw error
     }
   }
@@ -174,6 +188,11 @@ export class Server {
   /** Peers that are online here. */
   get online(): number {
     return this.#rendezvous.online
+  }
+
+  /** The ledger that peers may read and write. */
+  get ledger(): LeafSource | undefined {
+    return this.#ledger?.ledger
   }
 
   /** Circuits joined now. */
@@ -244,7 +263,7 @@ export class Server {
     this.#stopDraining?.()
     this.#relay?.close()
     await this.peer.close({ signal: this.#cut.signal })
-    await Promise.all([this.#port.close(), this.#reflector.close(), this.#alternates?.close()])
+    await Promise.all([this.#port.close(), this.#reflector.close(), this.#alternates?.close(), this.#ledger?.close()])
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

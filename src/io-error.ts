@@ -3,7 +3,7 @@
  *
  * The message may be told to the other side: it names what was being done and the system's code, never a path.
  */
-import { isPeerlineError, PeerlineError } from '../errors.ts'
+import { isPeerlineError, PeerlineError } from './errors.ts'
 
 /** `error` as one of ours: `ERR_PEERLINE_DISK_FULL`, or `ERR_PEERLINE_FILE`. `what`: 'writing report.pdf' */
 export function ioError(error: unknown, what: string): PeerlineError {
