@@ -25,6 +25,7 @@ test('the numbers on the wire stay as they are', () => {
     REFUSED: 8,
     CIRCUIT: 9,
     JOINED: 10,
+    PROBE: 11,
   })
   expect(writePreamble(MessageKind.ATTACH)).toEqual(Uint8Array.of(1, 6))
 })
@@ -38,12 +39,12 @@ test('another version is named, a short message and an unknown kind break the pr
           ? 'ERR_PEERLINE_PROTOCOL'
           : version !== 1
             ? 'ERR_PEERLINE_VERSION'
-            : kind < 1 || kind > 10
+            : kind < 1 || kind > 11
               ? 'ERR_PEERLINE_PROTOCOL'
               : undefined
       expect(codeOf(() => readPreamble(message))).toBe(expected)
     }),
-    { examples: [[Uint8Array.of(2, 1)], [Uint8Array.of(1)], [Uint8Array.of(1, 0)], [Uint8Array.of(1, 11)]] },
+    { examples: [[Uint8Array.of(2, 1)], [Uint8Array.of(1)], [Uint8Array.of(1, 0)], [Uint8Array.of(1, 12)]] },
   )
 })
 

@@ -36,6 +36,8 @@ export const MessageKind = {
   /** A peer asks a relay for its side of a circuit, and the relay says that both sides are there. */
   CIRCUIT: 9,
   JOINED: 10,
+  /** A peer shows from which address it comes, and nothing else: a token follows. */
+  PROBE: 11,
 } as const
 
 /** One of the numbers of the {@link MessageKind} table. */

@@ -9,3 +9,4 @@ export {
   publicKeyOf,
 } from './peer-id.ts'
 export { MAX_RECORD_BYTES, openRecord, type PeerRecord, type RecordContent, signRecord } from './record.ts'
+export { readTicket, type Ticket, type TicketContent, writeTicket } from './ticket.ts'

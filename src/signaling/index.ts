@@ -1,3 +1,4 @@
+export { ByHand, type ByHandOptions, MAX_HAND_BYTES } from './by-hand.ts'
 export {
   type IntroducedHandler,
   Introductions,
@@ -14,6 +15,8 @@ export {
   readTo,
 } from './introduction-wire.ts'
 export { Lan, type LanOptions } from './lan.ts'
+export { LedgerSignaling, type LedgerSignalingOptions } from './ledger.ts'
+export { type LedgerState, readLedgerState } from './ledger-state.ts'
 export { type RegisterOptions, Rendezvous } from './rendezvous.ts'
 export {
   encodeSignal,

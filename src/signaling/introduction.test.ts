@@ -13,9 +13,10 @@ import {
   INTRODUCED_PROTOCOL,
   MAX_INTRODUCTION_MESSAGE_BYTES,
   MAX_INTRODUCTION_RTT_MS,
+  readAnswer,
 } from './introduction-wire.ts'
-import { signalingCompliance } from './signaling.compliance.ts'
-import { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES } from './signaling.ts'
+import { type Medium, signalingCompliance, type Tamper } from './signaling.compliance.ts'
+import { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type OfferHandler } from './signaling.ts'
 
 const id = () => new Uint8Array(randomBytes(16))
 const code = (text: string) => expect.objectContaining({ name: 'PeerlineError', code: text })
@@ -36,18 +37,64 @@ afterEach(async () => {
   await part(...all.splice(0))
 })
 
-signalingCompliance('a mutual peer', async (onOffer) => {
-  const [asker, middle, target] = [someone(), someone(), someone()]
+signalingCompliance(
+  'a mutual peer',
+  async (onOffer) => {
+    const [asker, middle, target] = [someone(), someone(), someone()]
+    target.introducible((offer) => onOffer(offer))
+    middle.introducer()
+    const [[, atMiddle]] = await Promise.all([meet(asker, middle), meet(middle, target)])
+    return {
+      caller: asker.introducible(silent),
+      callee: target.id,
+      end: () => atMiddle.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the introducer goes away')),
+      teardown: () => part(asker, middle, target),
+    }
+  },
+  { tampered: untrue },
+)
+
+/** An introducer that does with offers and answers what it likes; what it makes up is told by another, for each tells one answer. */
+async function untrue(onOffer: OfferHandler, tamper: Tamper): Promise<Medium> {
+  const [asker, middle, liar, target] = [someone(), someone(), someone(), someone()]
   target.introducible((offer) => onOffer(offer))
-  middle.introducer()
-  const [[, atMiddle]] = await Promise.all([meet(asker, middle), meet(middle, target)])
+  const lies = new Map<string, MessageStream>()
+  const nameOf = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')
+  const tell = (to: MessageStream | undefined, answer: Uint8Array) => void to?.send({ answer }).catch(() => {}) // nobody waits for it any more
+  liar.handlers.set(
+    INTRODUCE_PROTOCOL,
+    introduces((_, messages, offer) => lies.set(nameOf(offer), messages)),
+  )
+  middle.handlers.set(
+    INTRODUCE_PROTOCOL,
+    introduces((_, messages, genuine) => {
+      const pass = async (offer: Uint8Array = genuine) => {
+        const stream = await middle.with(target.id)!.open(INTRODUCED_PROTOCOL, { signal })
+        const toTarget: MessageStream = new MessageStream(stream, {
+          maxBytes: MAX_INTRODUCTION_MESSAGE_BYTES,
+          onMessage: (message) => {
+            const bytes = readAnswer(message)
+            tamper.answer({
+              bytes,
+              pass: (answer) =>
+                answer === undefined ? tell(messages, bytes) : tell(lies.get(nameOf(genuine)), answer),
+            })
+          },
+          onEnd: () => {},
+        })
+        await toTarget.send(encodeIntroduced({ offer }))
+      }
+      tamper.offer({ bytes: genuine, pass: (offer) => void pass(offer) })
+    }),
+  )
+  await Promise.all([meet(asker, middle), meet(asker, liar), meet(middle, target)])
   return {
     caller: asker.introducible(silent),
     callee: target.id,
-    end: () => atMiddle.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the introducer goes away')),
-    teardown: () => part(asker, middle, target),
+    end: () => part(middle, liar),
+    teardown: () => part(asker, middle, liar, target),
   }
-})
+}
 
 /** What a hostile, or just another, introducer does with a stream: `say` is called when the whole request has come. */
 function introduces(say: (stream: Stream, messages: MessageStream, offer: Uint8Array) => unknown): TestHandler {

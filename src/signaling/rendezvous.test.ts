@@ -7,7 +7,7 @@ import { MessageStream, type Session, type Stream } from '../session/index.ts'
 import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
 import { type RegisterOptions, Rendezvous } from './rendezvous.ts'
 import { MAX_RENDEZVOUS_MESSAGE_BYTES } from './rendezvous-wire.ts'
-import { signalingCompliance } from './signaling.compliance.ts'
+import { type Medium, signalingCompliance, type Tamper } from './signaling.compliance.ts'
 import type { OfferHandler } from './signaling.ts'
 
 const OVER = new PeerlineError('ERR_PEERLINE_CLOSED', 'the test is over')
@@ -31,19 +31,61 @@ function stop(...pairs: SessionPair[]): Promise<unknown> {
   return Promise.all(pairs.map((pair) => pair.close()))
 }
 
-signalingCompliance('a rendezvous', async (onOffer) => {
-  const service = new RendezvousService()
-  const calleeId = Identity.generate().peerId
-  const [callerPair, calleePair] = [await join(service), await join(service, calleeId)]
-  await register(calleePair.a, onOffer)
-  const caller = await register(callerPair.a, async () => undefined, { listed: false })
+signalingCompliance(
+  'a rendezvous',
+  async (onOffer) => {
+    const service = new RendezvousService()
+    const calleeId = Identity.generate().peerId
+    const [callerPair, calleePair] = [await join(service), await join(service, calleeId)]
+    await register(calleePair.a, onOffer)
+    const caller = await register(callerPair.a, async () => undefined, { listed: false })
+    return {
+      caller,
+      callee: calleeId,
+      end: () => callerPair.b.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the server goes away')),
+      teardown: async () => void (await stop(callerPair, calleePair)),
+    }
+  },
+  { tampered: untrue, trusting: true },
+)
+
+/** Two peers at a rendezvous that does with their signals what it likes. */
+async function untrue(onOffer: OfferHandler, tamper: Tamper): Promise<Medium> {
+  const [callerId, calleeId] = [Identity.generate(), Identity.generate()]
+  const asCaller = await untrueSide((signal) => {
+    const pass = (data = signal.data) => asCallee.tell({ ...signal, peer: callerId.publicKey, data })
+    tamper.offer({ bytes: signal.data, pass })
+  })
+  const asCallee = await untrueSide((signal) => {
+    const pass = (data = signal.data) => asCaller.tell({ ...signal, peer: calleeId.publicKey, data })
+    tamper.answer({ bytes: signal.data, pass })
+  })
+  await register(asCallee.pair.a, onOffer)
   return {
-    caller,
-    callee: calleeId,
-    end: () => callerPair.b.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the server goes away')),
-    teardown: async () => void (await stop(callerPair, calleePair)),
+    caller: await register(asCaller.pair.a, async () => undefined, { listed: false }),
+    callee: calleeId.peerId,
+    end: () => asCaller.pair.b.abort(OVER),
+    teardown: async () => void (await stop(asCaller.pair, asCallee.pair)),
   }
-})
+}
+
+/** One of the two. */
+async function untrueSide(onSignal: (signal: { data: Uint8Array }) => void) {
+  let messages: MessageStream
+  const tell = (message: unknown) => void messages.send(message).catch(() => {}) // it has gone
+  const onStreamB = (stream: Stream) => {
+    messages = new MessageStream(stream, {
+      maxBytes: MAX_RENDEZVOUS_MESSAGE_BYTES,
+      onMessage: (message) => {
+        const signal = message as { t: string; data: Uint8Array }
+        if (signal.t !== 'register') onSignal(signal)
+        else tell({ t: 'registered', observed: '198.41.0.4:7', now: Date.now() })
+      },
+      onEnd: () => {},
+    })
+  }
+  return { pair: await sessionPair({ onStreamB }), tell }
+}
 
 /** A rendezvous that is no service but the test: it says what it likes. */
 async function hostile(

@@ -20,7 +20,7 @@ import {
   readRendezvousReply,
   type SignalMessage,
 } from './rendezvous-wire.ts'
-import { ANSWER_TIMEOUT_MS, type OfferHandler, type Signaling } from './signaling.ts'
+import { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type OfferHandler, type Signaling } from './signaling.ts'
 
 /** Offers that a peer takes on at once; each may wait for an approver. More are left unanswered. */
 const MAX_OPEN_OFFERS = 64
@@ -170,6 +170,10 @@ export class Rendezvous implements Signaling {
     const { signal } = options
     if (signal.aborted) return Promise.reject(abortError(signal, `dialling ${to}`))
     if (this.#ended !== undefined) return Promise.reject(this.#ended)
+    if (offer.length > MAX_SIGNAL_BYTES) {
+      const error = `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`
+      return Promise.reject(new PeerlineError('ERR_PEERLINE_TOO_LARGE', error))
+    }
     if (this.#waiting.size >= MAX_WAITING) {
       return Promise.reject(new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_WAITING} offers wait for answers already`))
     }
@@ -247,7 +251,9 @@ export class Rendezvous implements Signaling {
     this.#openOffers++
     try {
       const answer = await this.#options.onOffer(offer.data)
-      if (answer !== undefined) this.#send(encodeSignal({ ...offer, t: 'answer', data: answer }))
+      // One that is too large would end the registration.
+      if (answer === undefined || answer.length > MAX_SIGNAL_BYTES) return
+      this.#send(encodeSignal({ ...offer, t: 'answer', data: answer }))
     } finally {
       this.#openOffers--
     }
