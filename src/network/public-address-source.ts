@@ -19,11 +19,15 @@ import { request as requestHttps } from 'node:https'
 import { isIP } from 'node:net'
 import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
 import { bytesToIp, ipToBytes, scopeOf, toSocketAddress } from './address.ts'
+import { networkOf } from './address-quorum.ts'
 
 /** Bytes of an answer: an address has 45 at most, and some services tell a little more beside it. */
 const MAX_ANSWER_BYTES = 1_024
 /** Bytes of its headers: those that front ends of large providers add come to 2 KiB. */
 const MAX_HEADER_BYTES = 8_192
+
+/** One hand may hold all of a network: its services say one thing. They are of the user's choice, so it need not be large. */
+const NETWORK_BITS = { 4: 24, 6: 56 } as const
 
 /** Codes of Node's TLS layer that mean "this certificate is not good", not "nobody there". */
 const CERTIFICATE_CODES = /CERT|UNABLE_TO|ERR_TLS|ERR_SSL|EPROTO/
@@ -81,7 +85,10 @@ export function askSource(url: URL, options: AskSourceOptions): Promise<SourceAn
     asked.on('error', finish)
     asked.on('response', (response) => {
       const read = (text: string) => {
-        answer = { address: readAddress(text, options), network: networkOf(response.socket.remoteAddress ?? '') }
+        answer = {
+          address: readAddress(text, options),
+          network: networkOf(response.socket.remoteAddress ?? '', NETWORK_BITS),
+        }
         finish()
       }
       readBody(response, family).then(read).catch(finish)
@@ -148,12 +155,6 @@ function ipOf(json: string): string {
   } catch {
     return ''
   }
-}
-
-/** One hand may hold all of a network: its services say one thing. */
-function networkOf(host: string): string {
-  const bytes = ipToBytes(toSocketAddress(host, 0)?.host ?? host) ?? new Uint8Array(0)
-  return Buffer.from(bytes.subarray(0, bytes.length === 4 ? 3 : 7)).toString('hex')
 }
 
 function codeOf(error: unknown): ErrorCode {

@@ -15,6 +15,7 @@
  * an address, and no port: whether anybody listens there is for a dial to show.
  */
 import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
+import { elect, tally } from './address-quorum.ts'
 import { askSource, type SourceAnswer } from './public-address-source.ts'
 
 /** Services that are asked at most: more tell no more, and each is one more that learns of us. */
@@ -120,33 +121,21 @@ async function ask(
 
 /** The address that most say, when they are enough, and more than for any other. */
 function decide(asked: readonly Asked[], quorum: number, family: 4 | 6): string {
-  const answered = asked.filter(({ answer }) => answer !== undefined)
-  const addresses = new Set(answered.map(({ answer }) => answer!.address))
-  const votes = [...addresses].map((address) => {
-    return { address, count: voices(answered.filter(({ answer }) => answer!.address === address)) }
-  })
-  const [first, second] = votes.sort((a, b) => b.count - a.count)
-  if (first !== undefined && first.count >= quorum && first.count !== second?.count) return first.address
+  const counted = tally(
+    asked.flatMap(({ host, answer }) => {
+      return answer === undefined ? [] : { voter: host, network: answer.network, address: answer.address }
+    }),
+  )
+  const won = elect(counted, { quorum, networks: quorum }, 0)
+  if (won !== undefined) return won.address
   const reports = asked.map(({ report }) => report)
-  const count = voices(answered)
+  const count = counted.networks.size
   if (count < quorum) {
     const few = quorum === 1 ? 'no source' : `${count} sources, of ${quorum} on hosts and networks of their own,`
     throw new PublicAddressError('ERR_PEERLINE_UNREACHABLE', `${few} told our IPv${family} address`, reports, OTHERS)
   }
   const why = `the sources do not agree on our IPv${family} address`
   throw new PublicAddressError('ERR_PEERLINE_CORRUPT', why, reports, DISAGREE)
-}
-
-/** How many of them count: of those on one host, or in one network, the first. */
-function voices(asked: readonly Asked[]): number {
-  const hosts = new Set<string>()
-  const networks = new Set<string>()
-  for (const { host, answer } of asked) {
-    if (hosts.has(host) || networks.has(answer!.network)) continue
-    hosts.add(host)
-    networks.add(answer!.network)
-  }
-  return hosts.size
 }
 
 /** The settings, checked. @throws PeerlineError `ERR_PEERLINE_INVALID` */

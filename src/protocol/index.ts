@@ -37,6 +37,8 @@ export { PIPE_PROTOCOL, pipeTo, type ServePipeOptions, servePipe } from './pipe.
 export { Replies, type ReplyLimits } from './replies.ts'
 export { type RequestOptions, request } from './request.ts'
 export { requestKey } from './request-key.ts'
+export { type Place, SEEN_PROTOCOL, SeenAddress, type SeenAddressOptions } from './seen-address.ts'
+export { type AskQuorumOptions, askQuorum, type ObserverReport, type QuorumReport } from './seen-quorum.ts'
 export { type ServeRequestOptions, serveRequest } from './serve-request.ts'
 export {
   type ServeStreamOptions,
