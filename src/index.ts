@@ -11,6 +11,8 @@ export {
   type KnownPeer,
   type KnownPeers,
   type KnownPeersEvents,
+  type LanMode,
+  type LanNeighbour,
   type Store,
 } from './discovery/index.ts'
 export { type ErrorCode, isPeerlineError, PeerlineError } from './errors.ts'
@@ -21,11 +23,25 @@ export {
   type PeerId,
   type PeerRecord,
   parsePeerId,
+  readTicket,
   signRecord,
+  type Ticket,
+  type TicketContent,
   toDidKey,
   verifySignature,
+  writeTicket,
 } from './identity/index.ts'
 export { loadIdentity, loadOrCreateIdentity, saveIdentity } from './identity/key-file.ts'
+export type {
+  AppendOptions,
+  Entry,
+  Ledger,
+  Price,
+  ReadOptions,
+  Receipt,
+  Topics,
+} from './ledger/index.ts'
+export { LogLedger, type LogLedgerOptions } from './ledger/log.ts'
 export type { PublicAddressSettings } from './network/public-address.ts'
 export type { PathKind } from './path/index.ts'
 export {
@@ -33,6 +49,8 @@ export {
   type ConnectOptions,
   type Delivery,
   type HandleOptions,
+  type LedgerSettings,
+  type LedgerStatus,
   Memory,
   type OrderOutcome,
   Peer,
@@ -73,6 +91,7 @@ export {
   type WatchOptions,
   watch,
 } from './session/index.ts'
+export { ByHand, type ExchangeOptions, type Signaling, type SignalingCost } from './signaling/index.ts'
 export type {
   AddTaskOptions,
   DeadLetter,

@@ -117,6 +117,8 @@ function deskOf(peer: Peer, log: DecisionLog): Desk {
     firewall: peer.firewall,
     bans: peer.bans,
     known: peer.known,
+    invitations: peer.invitations,
+    record: (expiresAt) => peer.record(expiresAt),
     get sessions() {
       return peer.sessions
     },

@@ -118,6 +118,7 @@ async function carryOutHere(
       firewall: memory.firewall,
       bans: memory.bans,
       known: memory.known,
+      invitations: memory.invitations,
       flush: () => memory.flush(),
       log,
     })(order, { signal })

@@ -24,19 +24,27 @@ export async function dialingPeer(options: PeerOption & DialOption): Promise<Pee
 
 /** Makes a peer as options say. @throws PeerlineError as `Peer.create` */
 export async function makePeer(options: PeerOption, more: PeerOptions): Promise<Peer> {
-  const { identity, rendezvous, listen, via, stun, lan, mapPorts, birthday } = options
+  const { identity, rendezvous, ledger = [], registry, listen, via, stun, lan, mapPorts, birthday } = options
   const { Peer } = await import('../peer/index.ts')
-  return Peer.create({
+  const ledgers =
+    ledger.length === 0 ? [] : await import('./ledgers.ts').then((all) => all.openLedgers(ledger, registry))
+  const serverless = ledgers.length > 0 && (rendezvous ?? []).length === 0
+  const making = Peer.create({
     identityFile: identity,
     rendezvous: rendezvous ?? [],
     via,
     // Where nothing is said, the peer itself knows best: on loopback it leaves both alone.
-    ...(lan ? {} : { lan }),
+    ...(lan && !serverless ? {} : { lan }),
+    ledgers,
     ...(mapPorts ? {} : { portMapping: false }),
     ...(birthday ? {} : { birthday }),
     ...(stun === undefined ? {} : { reflectors: await readReflectors(stun) }),
     ...(listen === undefined ? {} : { listen: listen.filter((address) => address !== 'none') }),
     ...more,
+  })
+  return making.catch(async (error) => {
+    if (ledgers.length > 0) await (await import('./ledgers.ts')).closeLedgers(ledgers)
+    throw error
   })
 }
 
@@ -45,12 +53,16 @@ export async function makePeer(options: PeerOption, more: PeerOptions): Promise<
  * Without a rendezvous that is at once.
  */
 export async function ready(peer: Peer, options: PeerOption & AskOption, { signal, out }: Running): Promise<void> {
-  if ((options.rendezvous ?? []).length > 0) {
+  if ((options.rendezvous ?? []).length + (options.ledger ?? []).length > 0) {
     await online(peer, signal)
     peer.addEventListener('offline', ({ detail: { rendezvous, error, retryMs } }) =>
       out.say(`lost ${rendezvous} (${error.message}); trying again in ${(retryMs / 1000).toFixed(1)} s`),
     )
     peer.addEventListener('online', ({ detail: { rendezvous } }) => out.say(`online again at ${rendezvous}`))
+    peer.addEventListener('ledgerError', ({ detail: { ledger, error, retryMs } }) => {
+      const again = retryMs === undefined ? '' : `; trying again in ${(retryMs / 1000).toFixed(1)} s`
+      out.warn(`peerline: ${ledger}: ${error.message}${again}`)
+    })
   }
   out.event({ event: 'ready', peerId: peer.id })
   out.say(`this is ${peer.id}`)
@@ -97,8 +109,8 @@ export async function reach(
   options: PeerOption & DialOption & { readonly early?: EarlyAsk },
   signal: AbortSignal,
 ): Promise<Session> {
-  const { address = [], relay, exclusive = false, rendezvous = [] } = options
-  if (address.length === 0 && rendezvous.length > 0) await online(peer, signal)
+  const { address = [], relay, exclusive = false, rendezvous = [], ledger = [] } = options
+  if (address.length === 0 && rendezvous.length + ledger.length > 0) await online(peer, signal)
   const limited = AbortSignal.any([signal, AbortSignal.timeout(REACH_MS)])
   try {
     return await peer.reach(to, {
@@ -110,8 +122,8 @@ export async function reach(
   } catch (error) {
     throw withRecovery(error, {
       ERR_PEERLINE_DENIED: `Its owner can let this machine in: peerline allow ${peer.id}.`,
-      ERR_PEERLINE_OFFLINE: 'Start it there with the same --rendezvous, or try later.',
-      ERR_PEERLINE_NO_ADDRESS: 'Give --rendezvous or --address.',
+      ERR_PEERLINE_OFFLINE: 'Start it there with the same --rendezvous or --ledger, or try later.',
+      ERR_PEERLINE_NO_ADDRESS: 'Give --rendezvous, --ledger or --address.',
     })
   }
 }

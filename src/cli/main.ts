@@ -11,6 +11,8 @@ import { addDemoCommand } from './demo.ts'
 import { addDoctorCommand } from './doctor.ts'
 import { EXIT, EXIT_CODES_HELP } from './exit-codes.ts'
 import { addIdCommand } from './id.ts'
+import { addInviteCommand } from './invite.ts'
+import { addJoinCommand } from './join.ts'
 import { addLogCommand } from './log.ts'
 import { printable } from './output.ts'
 import { addPeersCommand } from './peers.ts'
@@ -30,6 +32,8 @@ v8.setFlagsFromString('--no-concurrent-array-buffer-sweeping')
 const ENVIRONMENT_HELP = `Environment, for what no flag says:
   PEERLINE_IDENTITY    key file (--identity)
   PEERLINE_RENDEZVOUS  server URLs, separated by spaces or commas (--rendezvous)
+  PEERLINE_LEDGER      ledgers: files, server URLs, or "hedera" (--ledger)
+  PEERLINE_REGISTRY    topic where peers tell of theirs (--registry)
   PEERLINE_LISTEN      addresses to listen on (--listen)
   PEERLINE_ALLOW       peers to let in, or "all" (--allow)
   PEERLINE_VIA         the way to use (--via)
@@ -53,6 +57,8 @@ function makeProgram(): Command {
   const program = new Command('peerline')
     .description('Dial a device by its public key, and it stays connected.')
     .version(readVersion())
+    // So that the options of `rules remove` are its own, not those of `rules`.
+    .enablePositionalOptions()
     .exitOverride()
     // Commander's own error output; ours is one line, printed below.
     .configureOutput({ outputError: () => {} })
@@ -60,6 +66,8 @@ function makeProgram(): Command {
   addIdCommand(program)
   addServeCommand(program)
   addUpCommand(program)
+  addInviteCommand(program)
+  addJoinCommand(program)
   addPingCommand(program)
   addSendCommand(program)
   addReceiveCommand(program)

@@ -20,6 +20,9 @@ export interface JsonOption {
 /** Who the peer is, where it is found, and where it listens. */
 export interface PeerOption extends IdentityOption {
   readonly rendezvous?: readonly string[]
+  /** Files, URLs of servers, or `hedera`. */
+  readonly ledger?: readonly string[]
+  readonly registry?: string
   readonly listen?: readonly string[]
   readonly via: Via
   readonly stun?: readonly string[]
@@ -79,6 +82,19 @@ export function addNetwork(command: Command): Command {
 export function addPeer(command: Command): Command {
   addRendezvous(addIdentity(command), 'server to be found through, as it prints itself; may be repeated')
   command
+    .addOption(
+      new Option(
+        '--ledger <where>',
+        'a ledger to be found through: a file that the peers share, the URL of a server that has one, or "hedera"; may be repeated',
+      )
+        .env('PEERLINE_LEDGER')
+        .argParser(collect),
+    )
+    .addOption(
+      new Option('--registry <topic>', 'with --ledger hedera: the topic where peers tell of theirs').env(
+        'PEERLINE_REGISTRY',
+      ),
+    )
     .addOption(
       new Option(
         '--via <way>',

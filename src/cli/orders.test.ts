@@ -20,9 +20,9 @@ async function desk() {
       return { past: log.tail(count), stop: () => listeners.delete(listener) }
     },
   }
-  const { firewall, bans, known } = memory
+  const { firewall, bans, known, invitations } = memory
   const flush = async () => void flushed++
-  const answer = answererAt({ firewall, bans, known, flush, log })
+  const answer = answererAt({ firewall, bans, known, invitations, flush, log })
   const begin = (order: Json, signal = new AbortController().signal) => answer(order, { signal })
   const run = async (order: Json): Promise<{ items: Json[]; done: Json }> => {
     const items: Json[] = []

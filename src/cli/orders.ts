@@ -6,6 +6,7 @@
  *     rules         each rule, then each ban          remove  id of a rule
  *     peers         each known peer                   know    peer, address?, name?, groups    forget  peer
  *     log           count, follow
+ *     invite, invitations, revoke      see invite-orders.ts
  *     hello         nothing: somebody is there
  */
 import { type Fields, fields } from '../bytes/index.ts'
@@ -14,11 +15,13 @@ import { PeerlineError } from '../errors.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import type { Ban, Bans } from '../policy/bans.ts'
 import type { Firewall } from '../policy/firewall.ts'
+import type { Invitations } from '../policy/invitations.ts'
 import { parseSubject, type Rule } from '../policy/rule.ts'
 import type { Session } from '../session/index.ts'
 import type { Json } from './control-lines.ts'
 import type { Answerer } from './control-server.ts'
 import type { DecisionLog } from './decision-log.ts'
+import { invite, listInvitations, revoke } from './invite-orders.ts'
 import { allow, deny, type RuleChange } from './rule-orders.ts'
 
 /** Objects of one order, and groups. */
@@ -36,6 +39,9 @@ export interface Desk {
   readonly firewall: Firewall
   readonly bans: Bans
   readonly known: KnownPeers
+  readonly invitations: Invitations
+  /** The signed record of the peer that runs, until then. */
+  readonly record?: ((expiresAt: number) => Uint8Array) | undefined
   /** Resolves when changes are saved, or are sure to be soon. */
   flush(): Promise<void>
   /** The sessions of the peer that runs. */
@@ -75,6 +81,9 @@ const ORDERS: Readonly<Record<string, Order>> = {
     return { was: known.forget(peer) || groups.length > 0 }
   },
   log: readLog,
+  invite,
+  invitations: listInvitations,
+  revoke,
 }
 
 /** Carries out orders at a desk. */

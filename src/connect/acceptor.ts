@@ -5,10 +5,11 @@
  *     XX1      a direct dial by somebody who does not          handshake XX
  *     ATTACH   another path for a session that exists
  *     CIRCUIT  two of these are joined, if we are a relay
+ *     PROBE    somebody shows where it comes from, and has nothing else to say
  *
  * Anything else closes the path. The order is always: limit, authenticate, authorise, then read the rest.
  */
-import { MessageKind, PROTOCOL_VERSION, readPreamble, toHex } from '../bytes/index.ts'
+import { MessageKind, PREAMBLE_BYTES, PROTOCOL_VERSION, readPreamble, toHex } from '../bytes/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { acceptExchange, openOffer, type ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
@@ -67,6 +68,8 @@ export interface AcceptorOptions {
   readonly resume: (offer: ReturnType<typeof openOffer>) => Promise<Uint8Array | undefined>
   /** Takes a path whose first message asked for a circuit; the path is paused. Absent: we are no relay. */
   readonly onCircuit?: ((path: FramedPath, circuit: Uint8Array) => void) | undefined
+  /** Takes what was sent to show where it comes from, and the name of the path that it came on. */
+  readonly onProbe?: ((token: Uint8Array, remote: string) => void) | undefined
 }
 
 export class Acceptor {
@@ -167,6 +170,10 @@ export class Acceptor {
       case MessageKind.CIRCUIT:
         if (this.#options.onCircuit === undefined) break
         this.#options.onCircuit(path, message)
+        return undefined
+      case MessageKind.PROBE:
+        this.#options.onProbe?.(message.subarray(PREAMBLE_BYTES), path.remote)
+        path.close()
         return undefined
     }
     throw new PeerlineError('ERR_PEERLINE_PROTOCOL', `${path.remote} began with an unknown message`)

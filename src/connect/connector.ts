@@ -60,6 +60,7 @@ export interface ConnectorOptions extends OwnSideOptions, SessionMakerOptions, A
   /** Which ways may be used by sessions that others dial. */
   readonly answerVia: Via
   readonly onCircuit?: ((path: FramedPath, circuit: Uint8Array) => void) | undefined
+  readonly onProbe?: ((token: Uint8Array, remote: string) => void) | undefined
 }
 
 export interface DialOptions {
@@ -136,6 +137,7 @@ export class Connector {
       newSession: (keys, peer, leave) => maker.make(keys, peer, { ...making(false), leave }).session,
       resume: (offer) => this.keeper.answer(offer, decodeBody(offer.body), { travelMs: 0 }),
       onCircuit: options.onCircuit,
+      onProbe: options.onProbe,
     })
     this.#answering = new Answering(options, {
       ...{ replay, own, maker, making, closing },

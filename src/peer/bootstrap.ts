@@ -5,6 +5,7 @@
 import type { KnownPeers } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { type Identity, type PeerRecord, signRecord } from '../identity/index.ts'
+import { type Topics, topicEntries } from '../ledger/index.ts'
 import { registerRecord, requestPeers } from '../protocol/index.ts'
 import type { Session } from '../session/index.ts'
 
@@ -15,6 +16,9 @@ const RECORD_LIFE_MS = 3_600_000
 const MAX_ADDRESSES = 16
 const MAX_RENDEZVOUS = 8
 
+/** Ledgers of a record: three of its 32 topics each. */
+const MAX_LEDGERS = 8
+
 export interface BootstrapHost {
   readonly identity: Identity
   readonly known: KnownPeers
@@ -23,6 +27,8 @@ export interface BootstrapHost {
   /** Where we listen, `host:port`, as far as others may reach it. */
   readonly addresses: () => readonly string[]
   readonly rendezvous: () => readonly string[]
+  /** Where we read and write at ledgers. */
+  readonly topics: () => readonly Topics[]
 }
 
 export class Bootstrap {
@@ -50,19 +56,24 @@ export class Bootstrap {
    * @throws PeerlineError as {@link find}
    */
   async list(options: { signal?: AbortSignal; capabilities?: readonly string[] } = {}): Promise<number> {
-    const { identity, addresses, rendezvous } = this.#host
-    const now = Date.now()
-    const record = signRecord(identity, {
-      sequence: now,
-      expiresAt: now + RECORD_LIFE_MS,
-      addresses: addresses().slice(0, MAX_ADDRESSES),
-      rendezvous: rendezvous().slice(0, MAX_RENDEZVOUS),
-      capabilities: options.capabilities ?? [],
-    })
+    const record = this.record(Date.now() + RECORD_LIFE_MS, options.capabilities)
     const { signal } = options
     return Math.min(
       ...(await this.#each((node) => registerRecord(node, record, signal === undefined ? {} : { signal }))),
     )
+  }
+
+  /** Our record until `expiresAt`. */
+  record(expiresAt: number, capabilities: readonly string[] = []): Uint8Array {
+    const { identity, addresses, rendezvous, topics } = this.#host
+    return signRecord(identity, {
+      sequence: Date.now(),
+      expiresAt,
+      addresses: addresses().slice(0, MAX_ADDRESSES),
+      rendezvous: rendezvous().slice(0, MAX_RENDEZVOUS),
+      topics: topics().slice(0, MAX_LEDGERS).flatMap(topicEntries),
+      capabilities,
+    })
   }
 
   /** What those nodes say that answer. */

@@ -4,6 +4,7 @@
  */
 import type { Candidate } from '../connect/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
+import type { Topics } from '../ledger/index.ts'
 import { formatHostPort } from '../network/address.ts'
 import {
   PEERS_PROTOCOL,
@@ -37,6 +38,8 @@ export interface DutiesHost {
   /** Sessions with the rendezvous, by whose URLs others find us. */
   readonly nodes: () => readonly Session[]
   readonly rendezvous: readonly string[]
+  /** Where we read and write at ledgers. */
+  readonly topics: () => readonly Topics[]
   readonly candidates: () => readonly Candidate[]
   readonly reach: (peer: PeerId, options: { signal: AbortSignal }) => Promise<Session>
   /** Aborted when the peer closes. */
@@ -77,6 +80,7 @@ export class Duties {
       nodes: host.nodes,
       addresses: () => listening().map(({ host, port }) => formatHostPort(host, port)),
       rendezvous: () => host.rendezvous,
+      topics: host.topics,
     })
     addDefaultRoutines(this.routines, { bans, bootstrap: this.bootstrap, sessions })
     if (handOutPeers !== false) this.#handOutPeers(handOutPeers === true ? {} : handOutPeers)

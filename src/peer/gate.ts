@@ -1,7 +1,7 @@
 /**
  * The gate: every connection and every stream is decided here, both ways, and what is not allowed any more is cut.
  *
- *     connection in    limits -> ban of the address -> handshake -> ban of the peer -> firewall -> limits -> session
+ *     connection in    limits -> ban of the address -> handshake -> ban of the peer -> invitation -> firewall -> limits -> session
  *     connection out   ban of the peer -> firewall -> limits -> ban of each address -> session
  *     stream in        is it handled? -> firewall -> handler          refused: not even offered, or denied, as it is to be told
  *     stream out       firewall -> opened
@@ -60,6 +60,8 @@ export interface GateParts {
   readonly firewall: Firewall
   readonly bans: Bans
   readonly limits?: ConnectionLimitsOptions | undefined
+  /** Lets a peer in by what it brought of an invitation; undefined while there are none. Rejects with the refusal. */
+  readonly redeem: () => ((capability: Uint8Array, peer: PeerId) => Promise<void>) | undefined
   /** While it is found out what a peer may do: resolves when it is known. */
   readonly settling: (peer: PeerId) => Promise<unknown> | undefined
 }
@@ -69,6 +71,7 @@ export class Gate {
   readonly #bans: Bans
   readonly #limits: ConnectionLimits
   readonly #settling: GateParts['settling']
+  readonly #redeem: GateParts['redeem']
   /** Of sessions that have not ended. */
   readonly #entries = new Map<Session, Entry>()
   /** The same, and of those that have. */
@@ -81,6 +84,7 @@ export class Gate {
   constructor(parts: GateParts) {
     const { firewall, bans } = parts
     this.#settling = parts.settling
+    this.#redeem = parts.redeem
     this.#firewall = firewall
     this.#bans = bans
     this.#limits = new ConnectionLimits(parts.limits)
@@ -111,7 +115,7 @@ export class Gate {
   readonly mayUse = (host: string): boolean => !this.#bans.isBannedAddress(host)
 
   /** Lets a peer in. @throws PeerlineError `ERR_PEERLINE_DENIED`, `ERR_PEERLINE_BUSY` */
-  readonly admit = async (peer: PeerId, { how, signal }: AdmitHow): Promise<Leave> => {
+  readonly admit = async (peer: PeerId, { how, capability, signal }: AdmitHow): Promise<Leave> => {
     if (this.#bans.isBanned(peer)) {
       this.#firewall.note({
         action: 'deny',
@@ -120,8 +124,18 @@ export class Gate {
       })
       throw banned()
     }
+    const question = { peer, direction: 'in', object: 'connection', how } as const
+    const redeem = this.#redeem()
+    // With no invitations given out, nothing of what a stranger brings is looked at.
+    const brought = redeem && capability?.()
+    if (brought !== undefined) {
+      await redeem!(brought, peer).catch((error) => {
+        // Who may come in anyway, or whom the owner may still let in, needs none.
+        if (this.#firewall.decide(question).action === 'deny') throw error
+      })
+    }
     const options = signal === undefined ? {} : { signal }
-    const decision = await this.#firewall.admit({ peer, direction: 'in', object: 'connection', how }, options)
+    const decision = await this.#firewall.admit(question, options)
     // The owner may have thought for long, and the answer was a moment on its way.
     if (this.#bans.isBanned(peer)) throw banned()
     if (!this.#firewall.stands(decision)) throw refusal({ ...decision, action: 'deny' })

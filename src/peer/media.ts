@@ -2,14 +2,15 @@
  * The media by which a peer finds others, and is found: its rendezvous, the local network, mutual peers, ledgers. Each is used as
  * long as it works; none is needed.
  */
-import type { Connector, parseServerUrl } from '../connect/index.ts'
-import type { KnownPeers } from '../discovery/index.ts'
+import { type Connector, parseServerUrl } from '../connect/index.ts'
+import { type KnownPeers, LanDiscovery, type LanMode, type LanNeighbour } from '../discovery/index.ts'
 import { PeerlineError } from '../errors.ts'
-import type { PeerId } from '../identity/index.ts'
+import type { Identity, PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import { INTRODUCE_PROTOCOL, INTRODUCED_PROTOCOL, Introductions, Lan, type Signaling } from '../signaling/index.ts'
 import type { Handlers } from './handlers.ts'
 import { Introducer } from './introducer.ts'
+import { type KeptLedgers, Ledgers } from './ledgers.ts'
 import type { PeerOptions } from './options.ts'
 import { RendezvousLinks } from './rendezvous-links.ts'
 
@@ -26,8 +27,18 @@ export type ServerAddress = ReturnType<typeof parseServerUrl>
 type Dial = (id: PeerId, addresses: readonly string[], signal: AbortSignal) => Promise<Session>
 
 export interface MediaHost {
+  readonly identity: Identity
+  /** URLs where we may be found. */
+  readonly rendezvous: readonly string[]
+  readonly kept: KeptLedgers
+  /** Something that is kept has changed. */
+  readonly touch: () => void
   readonly connector: Connector
   readonly handlers: Handlers
+  /** Where we listen, `host:port`. */
+  readonly listening: () => string[]
+  /** A peer told on the local network that it is there. */
+  readonly onNeighbour: (found: LanNeighbour) => void
   /** Dials one of our rendezvous. */
   readonly dialServer: (
     url: ServerAddress,
@@ -40,7 +51,9 @@ export class Media {
   readonly #host: MediaHost
   readonly #listed: boolean
   readonly #introductions: Introductions
+  readonly ledgers: Ledgers
   #lan: Lan | undefined
+  #neighbours: LanDiscovery | undefined
   #closed = false
 
   constructor(host: MediaHost, options: PeerOptions) {
@@ -52,6 +65,16 @@ export class Media {
       onOffer: (offer, { travelMs }) => connector.answer(offer, { travelMs }),
       listed: this.#listed,
       delayMs: () => (this.links.media.length > 0 ? INTRODUCTION_DELAY_MS : 0),
+    })
+    this.ledgers = new Ledgers(options.ledgers ?? [], {
+      identity: host.identity,
+      listed: this.#listed,
+      onOffer: (offer, how) => connector.answer(offer, how),
+      dial: async (url, signal) => connector.direct.server(url, { signal }),
+      parse: parseServerUrl,
+      rendezvous: host.rendezvous,
+      kept: host.kept,
+      touch: host.touch,
     })
     this.#takePart(options)
   }
@@ -70,16 +93,38 @@ export class Media {
     handlers.stream(INTRODUCE_PROTOCOL, (stream, context) => introducer.serve(stream, context))
   }
 
-  /** Finds peers on the local network, and is found there. Without multicast there is none of that. Never rejects. */
-  async joinLan(): Promise<void> {
+  /**
+   * Finds peers on the local network by their ids, and is found there; and, as far as its owner wants that, tells who it is and
+   * hears who else is there. Without multicast there is none of that. Never rejects.
+   */
+  async joinLan(mode: LanMode): Promise<void> {
+    await Promise.all([this.#openLan(), this.#openDiscovery(mode)])
+  }
+
+  /** Peers that have told on the local network that they are there. */
+  get neighbours(): readonly LanNeighbour[] {
+    return this.#neighbours?.peers ?? []
+  }
+
+  async #openDiscovery(mode: LanMode): Promise<void> {
+    if (mode === 'off') return
+    const { identity, listening, onNeighbour } = this.#host
+    const found = await LanDiscovery.open({ identity, listening, mode }).catch(() => undefined)
+    if (this.#closed) return found?.close()
+    this.#neighbours = found
+    found?.addEventListener('found', ({ detail }) => onNeighbour(detail))
+  }
+
+  async #openLan(): Promise<void> {
     const onOffer = (offer: Uint8Array) => this.#host.connector.answer(offer, { travelMs: 0 })
     const lan = await Lan.open({ onOffer, answering: this.#listed }).catch(() => undefined)
     if (this.#closed) await lan?.close()
     else this.#lan = lan
   }
 
-  /** Begins to register at the rendezvous. */
+  /** Begins to register at the rendezvous, and to open the ledgers. */
   register(urls: readonly ServerAddress[]): void {
+    this.ledgers.open()
     const { connector, dialServer } = this.#host
     this.links.open(
       urls.map((url) => ({
@@ -100,6 +145,7 @@ export class Media {
       ...(hidden || this.#lan === undefined ? [] : [this.#lan]),
       ...(this.#introductions.introducers === 0 ? [] : [this.#introductions]),
       ...this.links.media,
+      ...this.ledgers.media,
     ]
   }
 
@@ -128,21 +174,55 @@ export class Media {
     }
   }
 
-  /** Something besides the rendezvous can be asked. */
+  /** There are media that take a moment to be there: rendezvous, and ledgers. */
+  get standing(): boolean {
+    return this.links.all.length > 0 || this.ledgers.status.length > 0
+  }
+
+  /** One of those is there. */
+  get isOnline(): boolean {
+    return this.links.media.length > 0 || this.ledgers.media.length > 0
+  }
+
+  /**
+   * Resolves when one of those is there.
+   * @throws PeerlineError of the first one when all have failed, or what the signal says
+   */
+  async online(signal: AbortSignal): Promise<void> {
+    const waits = [
+      ...(this.links.all.length > 0 || !this.standing ? [this.links.online(signal)] : []),
+      ...(this.ledgers.status.length > 0 ? [this.ledgers.online(signal)] : []),
+    ]
+    await Promise.any(waits).catch((error: AggregateError) => Promise.reject(error.errors[0]))
+  }
+
+  /** Something besides those can be asked. */
   get others(): boolean {
     return this.#lan !== undefined || this.#introductions.introducers > 0
+  }
+
+  /** We listen elsewhere, or are to be found at other addresses. */
+  listeningChanged(): void {
+    void this.#neighbours?.refresh()
+  }
+
+  /** A session is open: there is less hurry to find somebody. */
+  settle(): void {
+    this.#neighbours?.settle()
   }
 
   /** This machine has other addresses, or none. */
   networkChanged(): void {
     void this.#lan?.refresh()
+    this.listeningChanged()
     this.links.hurry()
   }
 
-  /** No medium brings or takes anything any more. */
-  close(): void {
+  /** No medium brings or takes anything any more. Resolves when goodbye has been said, which takes sessions with servers. */
+  async close(): Promise<void> {
     this.#closed = true
     this.links.close()
+    await Promise.all([this.ledgers.close(), this.#neighbours?.close()])
   }
 
   /** Frees the sockets, when nothing is to be said any more. */

@@ -1,5 +1,5 @@
 /**
- * What a peer remembers from one start to the next, in one store: the peers it knows, its rules and its bans. Without a store it
+ * What a peer remembers from one start to the next, in one store: the peers it knows, its rules, its bans and its invitations. Without a store it
  * remembers them until it ends.
  *
  *     { "peers": address book, "rules": firewall, "bans": bans, … }      see discovery/saved-state.ts
@@ -10,8 +10,10 @@
 import { type Damage, KnownPeers, SavedState, type Section, type Store } from '../discovery/index.ts'
 import type { PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
+import type { PeerId } from '../identity/index.ts'
 import { Bans } from '../policy/bans.ts'
 import { Firewall, type FirewallOptions } from '../policy/firewall.ts'
+import { Invitations } from '../policy/invitations.ts'
 
 export type MemoryEvents = {
   /** Saving failed; it is tried again. */
@@ -22,23 +24,28 @@ export class Memory extends TypedEventTarget<MemoryEvents> {
   readonly known = new KnownPeers()
   readonly bans = new Bans()
   readonly firewall: Firewall
+  readonly invitations: Invitations
   readonly #state: SavedState | undefined
   #damages: readonly Damage[] = []
 
   private constructor(store: Store | undefined, firewall: FirewallOptions, more: Readonly<Record<string, Section>>) {
     super()
     this.firewall = new Firewall(firewall)
+    const invitations = new Invitations({ firewall: this.firewall })
+    this.invitations = invitations
     if (store === undefined) return
     const { known, bans } = this
     this.#state = new SavedState(store, {
       peers: { export: () => known.export(), load: (json) => known.load(json) },
       rules: { export: () => this.firewall.kept(), load: (json) => this.firewall.restore(json) },
       bans: { export: () => bans.toJSON(), load: (json) => bans.fromJSON(json) },
+      invitations: { export: () => invitations.toJSON(), load: (json) => invitations.fromJSON(json) },
       ...more,
     })
     const touch = () => this.touch()
     for (const type of ['add', 'remove', 'change', 'load'] as const) known.addEventListener(type, touch)
     for (const type of ['ban', 'unban'] as const) bans.addEventListener(type, touch)
+    for (const type of ['mint', 'redeem', 'revoke', 'load'] as const) invitations.addEventListener(type, touch)
     this.firewall.addEventListener('change', touch)
     this.firewall.addEventListener('spent', touch)
     this.#state.addEventListener('error', ({ detail }) => this.emit('error', detail))
@@ -62,6 +69,15 @@ export class Memory extends TypedEventTarget<MemoryEvents> {
       await memory.close().catch(() => {}) // nothing was read, and nothing is to be saved
       throw error
     }
+  }
+
+  /**
+   * Lets a peer in by an invitation; that it was used is saved first, so that it is not used again after a crash.
+   * @throws PeerlineError as `Invitations.redeem`, or of the store
+   */
+  readonly redeem = async (capability: Uint8Array, peer: PeerId): Promise<void> => {
+    this.invitations.redeem(capability, peer)
+    await this.flush()
   }
 
   /** What was stored and could not be read; it was set aside, and what it held began empty. */

@@ -1,7 +1,8 @@
 /** What a peer is made with, and how it dials. */
 import type { BirthdayBudget, SignalingOrder, Via, WebRtcSetup } from '../connect/index.ts'
-import type { Store } from '../discovery/index.ts'
+import type { LanMode, Store } from '../discovery/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
+import type { QuorumSettings } from '../network/address-quorum.ts'
 import type { PublicAddressSettings } from '../network/public-address.ts'
 import type { FramedPath } from '../path/index.ts'
 import type { FirewallOptions } from '../policy/firewall.ts'
@@ -13,6 +14,7 @@ import type { PeerExchangeOptions, RequestOptions } from '../protocol/index.ts'
 import type { PathTiming, SessionRate } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import type { Setting, TaskOrigin, TaskQueueOptions } from '../tasks/index.ts'
+import type { LedgerSettings } from './ledgers.ts'
 import type { ChosenRelay } from './relays.ts'
 import type { BootstrapSettings } from './standing.ts'
 
@@ -62,6 +64,8 @@ export interface PeerOptions {
   readonly limits?: PeerLimits
   /** Be listed at the rendezvous, so that others can dial; false: only dial. @default true */
   readonly listed?: boolean
+  /** Ledgers through which others are found, and find us, without any server. @default none */
+  readonly ledgers?: readonly LedgerSettings[]
   /**
    * Which media carry an offer first, where there are several: those that are free, and those that cost something only when the
    * others do not find the peer; or all at once. What each did, and cost, is in `session.why().signaling`.
@@ -77,6 +81,12 @@ export interface PeerOptions {
   readonly udp?: boolean
   /** Find peers on the local network by multicast. @default true with a rendezvous that is not on this machine */
   readonly lan?: boolean
+  /**
+   * What is told on the local network, where `lan` is on. `announce`: who we are and where we listen, by mDNS/DNS-SD and beacons, to
+   * everybody there; `listen`: nothing, but who else is there is heard; `off`: neither. A peer that is dialled by its id is found
+   * all the same, and nobody learns who that is. @default 'listen'
+   */
+  readonly announce?: LanMode
   /** Ask the router to map our ports (UPnP, NAT-PMP, PCP). @default as `lan` */
   readonly portMapping?: boolean
   /** STUN servers (`host:port`) to ask for our address, besides those of the rendezvous. @default none */
@@ -86,6 +96,8 @@ export interface PeerOptions {
    * because the address is mapped as a whole, others are told of it. They learn that we are here. @default none
    */
   readonly publicAddress?: PublicAddressSettings
+  /** How many peers have to agree on our address where neither rendezvous nor reflector tells it. @default 3, in 2 networks */
+  readonly addressQuorum?: QuorumSettings
   /**
    * WebRTC, where `node-datachannel` is installed: tried when nothing else is direct and there are `iceServers`, or with
    * `via: 'webrtc'`. Give STUN and TURN servers of your own here; false switches it off. @default no servers

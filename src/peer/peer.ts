@@ -1,8 +1,16 @@
 /**
  * The peer: one identity, its sessions, and what it answers to. The facade that wires the rooms below.
  */
-import { type Candidate, Connector, type Leave, parseServerUrl, under, type Via } from '../connect/index.ts'
-import type { Damage, KnownPeers } from '../discovery/index.ts'
+import {
+  type Candidate,
+  Connector,
+  type Leave,
+  parseServerUrl,
+  under,
+  untilAborted,
+  type Via,
+} from '../connect/index.ts'
+import type { Damage, KnownPeers, LanMode, LanNeighbour } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
@@ -13,18 +21,20 @@ import type { Authorities } from '../policy/authorities.ts'
 import type { Bans } from '../policy/bans.ts'
 import type { Firewall } from '../policy/firewall.ts'
 import type { Identifier } from '../policy/identifier-policy.ts'
+import type { Invitations } from '../policy/invitations.ts'
 import type { ConnectionLimits } from '../policy/peer-limits.ts'
 import type { Trust } from '../policy/trust.ts'
-import type {
-  OneWayFailure,
-  Protocol,
-  ProtocolHandler,
-  RequestHandler,
-  SendOptions,
-  ServeStreamOptions,
-  StreamedAnswer,
-  StreamRequestHandler,
-  StreamRequestOptions,
+import {
+  type OneWayFailure,
+  type Protocol,
+  type ProtocolHandler,
+  type RequestHandler,
+  SEEN_PROTOCOL,
+  type SendOptions,
+  type ServeStreamOptions,
+  type StreamedAnswer,
+  type StreamRequestHandler,
+  type StreamRequestOptions,
 } from '../protocol/index.ts'
 import {
   type IncomingOptions,
@@ -34,12 +44,14 @@ import {
   type Stream,
   TypedEventTarget,
 } from '../session/index.ts'
+import { ByHand, type ByHandOptions } from '../signaling/index.ts'
 import type { KnownTask, Routines, TaskQueue } from '../tasks/index.ts'
 import { Dialling } from './dialling.ts'
 import { Duties } from './duties.ts'
 import { type Delivery, Exchanges } from './exchanges.ts'
 import { Gate } from './gate.ts'
 import { type HandleOptions, Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
+import { KeptLedgers, type LedgerStatus } from './ledgers.ts'
 import { Listener } from './listener.ts'
 import { Media } from './media.ts'
 import { Memory } from './memory.ts'
@@ -74,6 +86,12 @@ export type PeerEvents = RendezvousLinksEvents & {
   listening: { readonly address: string }
   /** A message that nobody answers was not handled, or its handler failed. */
   messageFailed: OneWayFailure
+  /** A peer told on the local network that it is there, or that it listens elsewhere. */
+  neighbour: LanNeighbour
+  /** A ledger is open. */
+  ledgerOnline: { readonly ledger: string }
+  /** A ledger could not be opened, and is tried again in `retryMs`; or something went wrong in it, and it goes on. */
+  ledgerError: { readonly ledger: string; readonly error: PeerlineError; readonly retryMs?: number }
   /** What is remembered could not be saved; it is tried again. */
   storeError: { readonly error: PeerlineError }
 }
@@ -107,6 +125,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     identity: Identity,
     memory: Memory,
     standing: Standing,
+    kept: KeptLedgers,
     options: PeerOptions,
     urls: readonly ReturnType<typeof parseServerUrl>[],
   ) {
@@ -120,6 +139,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.#gate = new Gate({
       ...{ firewall: memory.firewall, bans: memory.bans, limits },
       settling: (peer) => standing.trust?.settling(peer),
+      redeem: () => (memory.invitations.size === 0 ? undefined : memory.redeem),
     })
     this.#handlers = new Handlers({
       gate: this.#gate,
@@ -132,6 +152,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       members: (group) => this.firewall.groups.get(group) ?? [],
       closing: this.#closing.signal,
     })
+    const named = urls.map(({ address, peer }) => `${address}#${peer}`)
     this.#loopbackRendezvous = urls.some(({ host }) => host === 'localhost' || scopeOf(host) === 'loopback')
     this.#via = options.via ?? 'auto'
     this.#near = options.lan ?? (urls.length > 0 && !this.#loopbackRendezvous)
@@ -142,6 +163,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       reflectors: options.reflectors ?? [],
       publicAddress: options.publicAddress,
       udp: options.udp !== false && this.#via !== 'relay' && this.#via !== 'tcp',
+      // Who has only a relayed path may not be meant to learn our address.
+      observers: () =>
+        this.#connector.peerSessions.filter(({ paths }) => paths.some((kind) => kind === 'tcp' || kind === 'udp')),
+      mayUse: this.#gate.mayUse,
+      addressQuorum: options.addressQuorum,
       portMapping: (options.portMapping ?? this.#near) && this.#via !== 'relay',
       observe: this.#via !== 'relay',
       onChange: () => this.#tellChange(),
@@ -149,6 +175,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         for (const session of this.sessions) session.keepAliveMs = { udp }
       },
     })
+    this.#handlers.stream(SEEN_PROTOCOL, (stream, context) => this.#reachability.seen.serve(stream, context))
     this.#connector = new Connector({
       identity,
       admit: this.#gate.admit,
@@ -180,9 +207,10 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       webrtc: options.webrtc === false ? false : { iceServers: [], ...options.webrtc },
       answerVia: this.#via,
       loopback: () => this.#loopback,
-      rendezvous: () => (options.listed === false ? [] : urls.map(({ address, peer }) => `${address}#${peer}`)),
+      rendezvous: () => (options.listed === false ? [] : named),
       knownRelays: () => this.#media.links.all.map(({ address }) => address),
       onCircuit: options.onCircuit,
+      onProbe: (token, remote) => this.#reachability.seen.onProbe(token, remote),
     })
     this.#relays = new Relays({
       links: () => this.#media.links.all,
@@ -190,8 +218,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     })
     this.#media = new Media(
       {
+        identity,
         connector: this.#connector,
         handlers: this.#handlers,
+        rendezvous: options.listed === false ? [] : named,
+        kept,
+        listening: () => this.addresses,
+        onNeighbour: (found) => this.#onNeighbour(found),
+        touch: () => memory.touch(),
         dialServer: (url, signal) => this.#dialServer(url, signal),
       },
       options,
@@ -201,7 +235,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         ...{ identity, memory, standing, exchanges: this.#exchanges, handlers: this.#handlers },
         sessions: () => this.#connector.peerSessions,
         nodes: () => this.#nodes(urls),
-        rendezvous: urls.map(({ address, peer }) => `${address}#${peer}`),
+        rendezvous: named,
+        topics: () => this.ledgers.flatMap(({ topics }) => topics ?? []),
         candidates: () => this.candidates,
         reach: (peer, how) => this.reach(peer, how),
         closing: this.#closing.signal,
@@ -224,12 +259,18 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         if (options.askPeers === false) return undefined
         return this.#media.seekIntroducers(to, memory.known, (...how) => this.#dialKnown(...how))
       },
-      isOnline: () => this.#media.links.media.length > 0,
-      hasRendezvous: () => this.#media.links.all.length > 0,
+      isOnline: () => this.#media.isOnline,
+      hasRendezvous: () => this.#media.standing,
       hasOthers: () => this.#media.others,
       online: (signal) => this.online({ signal }),
       settled: () => this.settled(),
     })
+    this.#media.ledgers.addEventListener('online', ({ detail }) => {
+      void this.#reachability.onOnline()
+      this.#connector.keeper.wake()
+      this.emit('ledgerOnline', detail)
+    })
+    this.#media.ledgers.addEventListener('error', ({ detail }) => this.emit('ledgerError', detail))
     this.#media.links.addEventListener('online', ({ detail }) => {
       this.#connector.keeper.wake()
       void this.#reachability.onOnline()
@@ -252,10 +293,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       (options.identityFile === undefined ? Identity.generate() : await loadOrCreateIdentity(options.identityFile))
     const { trust, bootstrap, naming } = options
     const standing = new Standing({ trust, bootstrap, naming, nodes: urls.map(({ peer }) => peer) })
-    const memory = await Memory.open(options.store, standing.firewall(options.firewall), standing.sections)
+    const kept = new KeptLedgers()
+    const sections = { ...standing.sections, ledgers: kept.section }
+    const memory = await Memory.open(options.store, standing.firewall(options.firewall), sections)
     let peer: Peer
     try {
-      peer = new Peer(identity, memory, standing, options, urls)
+      peer = new Peer(identity, memory, standing, kept, options, urls)
     } catch (error) {
       await memory.close()
       throw error
@@ -264,7 +307,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       // Who is to be reached through relays alone need not listen.
       for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
       await peer.#reachability.start()
-      if (peer.#near && peer.#via !== 'relay') await peer.#media.joinLan()
+      if (peer.#near && peer.#via !== 'relay') await peer.#media.joinLan(lanModeOf(options))
     } catch (error) {
       await peer.close()
       throw error
@@ -287,6 +330,28 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** Who is shut out, both ways, whatever the rules say: peers, and addresses. */
   get bans(): Bans {
     return this.#memory.bans
+  }
+
+  /** Secrets that let in whoever brings one, so many times, until their time is over. */
+  get invitations(): Invitations {
+    return this.#memory.invitations
+  }
+
+  /** What this peer says of itself until `expiresAt`, signed. @throws PeerlineError `ERR_PEERLINE_INVALID` */
+  record(expiresAt: number): Uint8Array {
+    return this.#duties.bootstrap.record(expiresAt)
+  }
+
+  /**
+   * A medium that a person carries, for `connect` with it as the `medium`, and to answer offers that were pasted here. Closed with
+   * this peer.
+   * @param show is given the offers of this peer; the answers are to be given to `take`
+   */
+  byHand(show: ByHandOptions['show']): ByHand {
+    const hand = new ByHand({ show, onOffer: (offer, how) => this.#connector.answer(offer, how) })
+    if (this.#closing.signal.aborted) hand.close()
+    else this.#closing.signal.addEventListener('abort', () => hand.close())
+    return hand
   }
 
   /** The address book. */
@@ -344,6 +409,16 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     return this.#media.links.status
   }
 
+  /** Peers that have told on the local network that they are there. */
+  get neighbours(): readonly LanNeighbour[] {
+    return this.#media.neighbours
+  }
+
+  /** The ledgers of this peer: `online`: open; `topics`: where others may dial us there. */
+  get ledgers(): readonly LedgerStatus[] {
+    return this.#media.ledgers.status
+  }
+
   /** Sessions that have not ended, those with the rendezvous among them. */
   get sessions(): Session[] {
     return this.#connector.sessions
@@ -362,6 +437,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     }
     this.#listeners.push(listener)
     for (const session of this.sessions) this.#connector.upgradeOf(session)?.tell()
+    this.#media.listeningChanged()
     this.emit('listening', { address: listener.address })
     return listener.address
   }
@@ -401,12 +477,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   }
 
   /**
-   * Resolves when at least one rendezvous has registered us.
+   * Resolves when at least one rendezvous has registered us, or one ledger is open.
    * @throws PeerlineError of the first one when all have failed (they are tried again all the same), or what the signal says
    */
   async online(options: { signal?: AbortSignal } = {}): Promise<void> {
     const given = options.signal === undefined ? [] : [options.signal]
-    await under([this.#closing.signal, ...given], (signal) => this.#media.links.online(signal))
+    await under([this.#closing.signal, ...given], (signal) => this.#media.online(signal))
   }
 
   /** How the NAT in front of this peer behaves, as far as it is known. */
@@ -645,10 +721,21 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     if (!session.initiator) this.#duties.meet(session)
     session.keepAliveMs = { udp: this.#reachability.keepAliveMs }
     session.addEventListener('open', () => {
+      this.#reachability.onSession()
       this.known.connected(session.peer, { direction: session.initiator ? 'out' : 'in' })
+      this.#media.settle()
       this.emit('session', { session, inbound: !session.initiator })
     })
+    session.addEventListener('reconnected', () => this.#reachability.onSession())
     session.addEventListener('close', ({ detail: { error } }) => this.emit('sessionEnd', { session, error }))
+  }
+
+  /** It has told where it listens, on this network. */
+  #onNeighbour(found: LanNeighbour): void {
+    if (found.peer === this.id) return
+    this.known.learn(found.peer, found.addresses, 'lan')
+    this.#connector.keeper.wake()
+    this.emit('neighbour', found)
   }
 
   get #loopback(): boolean {
@@ -669,8 +756,10 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.firewall.close()
     this.#handlers.close()
     this.#stopWatching?.()
-    this.#media.close()
+    const goodbye = this.#media.close()
     const listening = this.#listeners.map((listener) => listener.close())
+    // Some media go by sessions of ours.
+    await untilOver(goodbye, options.signal)
     await this.#connector.close(options)
     await Promise.all([...listening, this.#reachability.close(), this.#media.end()])
     await this.#memory.close()
@@ -683,4 +772,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
 
 function closedError(): PeerlineError {
   return new PeerlineError('ERR_PEERLINE_CLOSED', 'the peer was closed')
+}
+
+/** How much is told on the local network; who is not listed tells nothing. */
+function lanModeOf({ announce = 'listen', listed = true }: PeerOptions): LanMode {
+  return announce === 'announce' && !listed ? 'listen' : announce
+}
+
+/** Resolves with the promise, or as soon as the signal fires. */
+async function untilOver(promise: Promise<void>, signal: AbortSignal | undefined): Promise<void> {
+  await (signal === undefined ? promise : untilAborted(promise, signal, 'closing')).catch(() => {})
 }

@@ -5,7 +5,8 @@
  *     TCP port of the rendezvous connection ──┤
  *     UDP socket, seen by reflectors ─────────┼──> candidates, for offers, answers and rounds of punching
  *     mappings that the router was asked for ─┤
- *     public address, listeners' ports ───────┘   when the user names services that tell it
+ *     public address, listeners' ports ───────┤   when the user names services that tell it
+ *     what peers agree that they see ─────────┘   when there is neither rendezvous nor reflector
  *
  * - Nothing is asked while a dial waits: what others see is learned when a rendezvous is reached, and kept fresh.
  * - The UDP socket sends a request every 20 s, or more often where the NAT turns out to forget sooner; that holds its
@@ -14,6 +15,7 @@
  */
 import { type Candidate, firstOf, type Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
+import type { AddressVerdict, QuorumSettings } from '../network/address-quorum.ts'
 import {
   classifyTcp,
   type NatMapping,
@@ -28,6 +30,8 @@ import { PortMapper } from '../network/port-mapping.ts'
 import { PublicAddress, type PublicAddressSettings } from '../network/public-address.ts'
 import { reflectTcp, reflectUdp } from '../network/reflect.ts'
 import { UdpSocket } from '../network/udp-socket.ts'
+import { askQuorum, type Place, SeenAddress } from '../protocol/index.ts'
+import type { Session } from '../session/index.ts'
 import type { Listener } from './listener.ts'
 import type { RendezvousLink } from './rendezvous-link.ts'
 
@@ -44,6 +48,9 @@ const LOOK_AGAIN_MS = [1_000, 5_000, 30_000]
 /** ms after a look at the network until things have calmed down. */
 const CALM_MS = 1_000
 
+/** ms before peers are asked again: they answer six times a minute. */
+const ASK_AGAIN_MS = 15_000
+
 const UNKNOWN: TransportView = { state: 'unknown', mapping: 'unknown', mapped: [] }
 
 export interface ReachabilityOptions {
@@ -59,6 +66,12 @@ export interface ReachabilityOptions {
   readonly portMapping: boolean
   /** Services that tell our public address. @default none */
   readonly publicAddress?: PublicAddressSettings | undefined
+  /** Sessions with peers, who may be asked what they see of us. */
+  readonly observers: () => readonly Session[]
+  /** How many of them have to agree. @default 3, in 2 networks */
+  readonly addressQuorum?: QuorumSettings | undefined
+  /** False for an address that is shut out. */
+  readonly mayUse: (host: string) => boolean
   /** Ask reflectors; false where nobody is told of what they see. */
   readonly observe: boolean
   /** The ways to us are others now. */
@@ -86,6 +99,15 @@ export class Reachability {
   #lookTimer: ReturnType<typeof setTimeout> | undefined
   /** Looks that came after the first one in this network. */
   #looks = 0
+  #askedAt = Number.NEGATIVE_INFINITY
+  #askTimer: ReturnType<typeof setTimeout> | undefined
+  #agreed: readonly AddressVerdict[] = []
+  /** Tells peers what we see of them. */
+  readonly seen = new SeenAddress({
+    places: (session) => this.#places(session),
+    knows: () => this.#candidates(this.#lastTcpPort).some(({ host }) => scopeOf(host) === 'public'),
+    udp: () => this.#udp,
+  })
   /** Others were asked since the network was last another one. */
   #observed = false
   /** The life of a UDP mapping is, or was, measured in this network. */
@@ -199,7 +221,70 @@ export class Reachability {
     return hosts.flatMap((host) => listeners.map(({ port }): Candidate => ({ kind: 'tcp', host, port })))
   }
 
+  /**
+   * Where the other side of a session reaches us: at public addresses of our own, at what the router maps, and at our UDP
+   * socket as others see it, when the session has a path to that.
+   */
+  #places({ pathInfo }: Pick<Session, 'pathInfo'>): Place[] {
+    if (!this.#options.observe) return []
+    const own = new Set(localAddresses().map(({ host }) => host))
+    const overUdp = pathInfo.some(({ kind }) => kind === 'udp')
+    return this.#candidates(undefined).flatMap(({ kind, host, port }): Place[] => {
+      if (scopeOf(host) !== 'public') return []
+      if (kind === 'tcp') return [{ kind, host, port }]
+      const mapped = this.portMappings.some(({ external }) => external.host === host && external.port === port)
+      const reached = kind === 'udp' ? own.has(host) : mapped || overUdp
+      return kind !== 'tcp-so' && reached ? [{ kind: 'udp', host, port }] : []
+    })
+  }
+
   // ---- what others see ----
+
+  /** What peers agreed on last, of IPv4 and IPv6. Nothing before the first look. */
+  get agreed(): readonly AddressVerdict[] {
+    return this.#agreed
+  }
+
+  /** A session with a peer is open: where nobody else tells what he sees of us, there may be peers enough now. */
+  onSession(): void {
+    if (!this.#options.observe || this.#isTold) return
+    const known = this.#udp === undefined || this.#udpView.mapping !== 'unknown'
+    if (known && this.#agreed.some(({ kind }) => kind === 'agreed')) return
+    clearTimeout(this.#askTimer)
+    const wait = Math.max(CALM_MS, this.#askedAt + ASK_AGAIN_MS - performance.now())
+    this.#askTimer = setTimeout(() => void this.#askPeers(), wait)
+    this.#askTimer.unref?.()
+  }
+
+  /** A rendezvous or a reflector is there to tell what it sees. */
+  get #isTold(): boolean {
+    return (
+      this.#options.reflectors.length > 0 || this.#options.links().some(({ rendezvous }) => rendezvous !== undefined)
+    )
+  }
+
+  /** Asks peers. Never rejects. */
+  async #askPeers(): Promise<void> {
+    const { observers, addressQuorum, mayUse } = this.#options
+    this.#askedAt = performance.now()
+    const { signal } = this.#stop
+    const [udp, tcpPort] = [this.#udp, this.#lastTcpPort ?? this.tcpPort]
+    const agreed = this.#agreed
+    const options = { sessions: observers(), signal, local: localAddresses(), udp, tcpPort, mayUse }
+    const report = await askQuorum({ ...options, ...addressQuorum }).catch(() => undefined)
+    // Closed; or the network is another one, or somebody else has told meanwhile.
+    if (report === undefined || this.#agreed !== agreed || this.#isTold) return
+    const before = this.#known
+    this.#agreed = [report.v4, report.v6]
+    const verdict = this.#agreed.find(({ kind }) => kind === 'agreed')
+    if (verdict?.kind !== 'agreed') return
+    if (verdict.udp.state === 'ok') this.#udpView = verdict.udp
+    if (verdict.tcp.state === 'ok') {
+      this.#tcpView = verdict.tcp
+      this.#lastTcpPort = tcpPort
+    }
+    if (this.#known !== before) this.#options.onChange()
+  }
 
   /** Asks for the public address, where somebody is named who tells it. Never rejects. */
   async #lookUp(): Promise<void> {
@@ -265,7 +350,9 @@ export class Reachability {
 
   /** What is known, to be compared. */
   get #known(): string {
-    return JSON.stringify([this.#tcpView, this.#udpView].map(({ mapping, mapped }) => [mapping, mapped]))
+    const agreed = this.#agreed.map((one) => (one.kind === 'agreed' ? one.address : undefined))
+    const views = [this.#tcpView, this.#udpView].map(({ mapping, mapped }) => [mapping, mapped])
+    return JSON.stringify([agreed, views])
   }
 
   #seenByRendezvous(): { localPort: number; mapped: { host: string; port: number } }[] {
@@ -383,6 +470,8 @@ export class Reachability {
     this.#measured = false
     this.#looks = 0
     this.#observed = false
+    this.#agreed = []
+    this.onSession()
     this.#mapper?.retry()
     this.#public?.forget()
     await this.onOnline()
@@ -393,6 +482,8 @@ export class Reachability {
     clearInterval(this.#keepTimer)
     clearTimeout(this.#lookTimer)
     clearTimeout(this.#calmTimer)
+    clearTimeout(this.#askTimer)
+    this.seen.close()
     await Promise.all([this.#udp?.close(), this.#mapper?.close()])
   }
 }

@@ -14,6 +14,13 @@ export {
   type FirewallOptions,
 } from './firewall.ts'
 export type { Identifier, IdentifierPolicy } from './identifier-policy.ts'
+export type {
+  Grant,
+  Invitation,
+  InvitationState,
+  Invitations,
+  MintOptions,
+} from './invitations.ts'
 export type { ConnectionLimitsOptions } from './peer-limits.ts'
 export { definePermissions, type PermissionKind, Permissions } from './permissions.ts'
 export type { PolicyJson } from './policy-json.ts'

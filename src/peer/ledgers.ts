@@ -1,0 +1,348 @@
+/**
+ * The ledgers of a peer: opened, and opened again until it works; what is said in them, where they may be read from, and what is
+ * kept for the next start.
+ *
+ *     settings --> ledger, ours or a server's --> signaling (offers, answers, heartbeats) --> medium
+ *                                             \-> registry (who has which topics), where names do not follow from peer ids
+ *
+ * Where a ledger is paid for, what is written is what others cause us to answer: see `answersPerMinute`. Nothing that is
+ * published tells an address of ours.
+ */
+import { fields, fromHex, toHex } from '../bytes/index.ts'
+import { firstOf, type parseServerUrl, pause, untilAborted } from '../connect/index.ts'
+import type { Section } from '../discovery/index.ts'
+import { asPeerlineError, PeerlineError } from '../errors.ts'
+import { TypedEventTarget } from '../events.ts'
+import type { Identity, PeerId } from '../identity/index.ts'
+import {
+  type Ledger,
+  namedTopics,
+  namesTopics,
+  Registry,
+  RemoteLedger,
+  type Topics,
+  topicEntries,
+} from '../ledger/index.ts'
+import type { Session } from '../session/index.ts'
+import {
+  LedgerSignaling,
+  type LedgerState,
+  type OfferHandler,
+  readLedgerState,
+  type Signaling,
+} from '../signaling/index.ts'
+import { RetrySchedule } from './retry-schedule.ts'
+
+/** ms to open one: a server that is dialled, three topics that are made, what was said meanwhile. */
+const OPEN_MS = 60_000
+
+/** ms between looks at what has to be kept. */
+const KEEP_MS = 5_000
+
+/** Ledgers remembered: those in use, and those used before. */
+const MAX_KEPT = 16
+
+/** Characters of a head in hexadecimal. */
+const MAX_HEAD_CHARS = 1_024
+
+type ServerUrl = ReturnType<typeof parseServerUrl>
+
+/** A ledger, and how it is used. */
+export interface LedgerSettings {
+  /** The ledger, which is closed with the peer; or the URL of a server that offers one: `ws://host:port#<peer id>`. */
+  readonly ledger: Ledger | string
+  /**
+   * The topic where peers tell which topics are theirs, shared by all who want to find each other; without it, only those are
+   * found whose record is known. A ledger that leaves names to us needs none.
+   */
+  readonly registry?: string
+  /** ms between heartbeats, 10 s to 16 h. @default half a minute, and ten minutes where they cost money */
+  readonly heartbeatMs?: number
+  /** Answers a minute. @default 120, and 12 where they cost money */
+  readonly answersPerMinute?: number
+}
+
+/** How a peer stands with one of its ledgers. */
+export interface LedgerStatus {
+  readonly name: string
+  /** What it was opened as: offers can go out and come in. */
+  readonly online: boolean
+  /** Where others may dial us; undefined while it is not open, or we are not listed. */
+  readonly topics?: Topics
+}
+
+export type LedgersEvents = {
+  /** Open. */
+  online: { readonly ledger: string }
+  /** It could not be opened, and is tried again in `retryMs`; or something went wrong in it, and it goes on. */
+  error: { readonly ledger: string; readonly error: PeerlineError; readonly retryMs?: number }
+}
+
+export interface LedgersHost {
+  readonly identity: Identity
+  readonly listed: boolean
+  readonly onOffer: OfferHandler
+  /** Dials a server that offers a ledger. */
+  readonly dial: (url: ServerUrl, signal: AbortSignal) => Promise<Session>
+  readonly parse: (url: string) => ServerUrl
+  /** URLs where we may be found, which the registry tells. */
+  readonly rendezvous: readonly string[]
+  readonly kept: KeptLedgers
+  /** Something that is kept has changed. */
+  readonly touch: () => void
+}
+
+/** What is kept of one ledger. */
+interface Kept {
+  readonly state?: LedgerState | undefined
+  /** The newest head of a server's, hex. */
+  readonly head?: string | undefined
+}
+
+/** What is kept of ledgers for the next start, by their names. What of it is of no use, the ledger itself finds. */
+export class KeptLedgers {
+  readonly all = new Map<string, Kept>()
+  /** Brings what is there up to date. */
+  refresh: () => void = () => {}
+
+  get section(): Section {
+    return {
+      export: () => {
+        this.refresh()
+        return Object.fromEntries([...this.all].slice(-MAX_KEPT))
+      },
+      load: (json) => {
+        if (typeof json !== 'object' || json === null || Array.isArray(json)) {
+          throw new PeerlineError('ERR_PEERLINE_INVALID', 'what was kept of ledgers is none of that')
+        }
+        this.all.clear()
+        for (const [key, kept] of Object.entries(json).slice(0, MAX_KEPT)) this.all.set(key, readKept(kept))
+      },
+    }
+  }
+}
+
+/** @throws PeerlineError `ERR_PEERLINE_INVALID`, or `ERR_PEERLINE_PROTOCOL` where a field is not of its kind */
+function readKept(json: unknown): Kept {
+  const all = fields(json, 'kept ledger')
+  return {
+    head: all.optional('head', (name) => all.text(name, { max: MAX_HEAD_CHARS })),
+    state: all.optional('state', () => readLedgerState((json as { state: unknown }).state)),
+  }
+}
+
+export class Ledgers extends TypedEventTarget<LedgersEvents> {
+  readonly #host: LedgersHost
+  readonly #links: Link[]
+  readonly #closing = new AbortController()
+  #timer: NodeJS.Timeout | undefined
+  #closed: Promise<void> | undefined
+
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a URL that is none */
+  constructor(settings: readonly LedgerSettings[], host: LedgersHost) {
+    super()
+    host.kept.refresh = () => {
+      for (const link of this.#links) link.keep()
+    }
+    this.#host = host
+    this.#links = settings.map(
+      (one) =>
+        new Link(one, {
+          ...host,
+          onOnline: (ledger) => this.emit('online', { ledger }),
+          onError: (ledger, error, retryMs) =>
+            this.emit('error', { ledger, error, ...(retryMs === undefined ? {} : { retryMs }) }),
+          closing: this.#closing.signal,
+        }),
+    )
+  }
+
+  /** Begins to open them, all at once. */
+  open(): void {
+    if (this.#links.length === 0) return
+    for (const link of this.#links) link.run()
+    this.#timer = setInterval(this.#host.touch, KEEP_MS)
+    this.#timer.unref()
+  }
+
+  get media(): readonly Signaling[] {
+    return this.#links.flatMap(({ signaling }) => signaling ?? [])
+  }
+
+  get status(): readonly LedgerStatus[] {
+    return this.#links.map(({ name, signaling }) => {
+      const topics = signaling?.topics
+      return { name, online: signaling !== undefined, ...(topics === undefined ? {} : { topics }) }
+    })
+  }
+
+  /**
+   * Resolves when at least one is open.
+   * @throws PeerlineError of the first when each has failed once (they are tried again all the same), or what the signal says
+   */
+  async online(signal: AbortSignal): Promise<void> {
+    const tries = this.#links.map(({ tried }) => tried)
+    if (tries.length === 0) throw new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'no ledger was given')
+    const first = Promise.any(tries).catch((error: AggregateError) => Promise.reject(error.errors[0]))
+    await untilAborted(first, signal, 'opening a ledger')
+  }
+
+  /** Says goodbye, and closes them. */
+  close(): Promise<void> {
+    this.#closed ??= this.#close()
+    return this.#closed
+  }
+
+  async #close(): Promise<void> {
+    this.#closing.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the peer was closed'))
+    clearInterval(this.#timer)
+    await Promise.all(this.#links.map((link) => link.close()))
+  }
+}
+
+interface LinkHost extends LedgersHost {
+  readonly onOnline: (ledger: string) => void
+  readonly onError: (ledger: string, error: PeerlineError, retryMs?: number) => void
+  readonly closing: AbortSignal
+}
+
+/** One ledger. */
+class Link {
+  readonly #settings: LedgerSettings
+  readonly #host: LinkHost
+  readonly #url: ServerUrl | undefined
+  readonly #schedule = new RetrySchedule()
+  /** Settles with the first try. */
+  readonly tried: Promise<void>
+  #tell!: { resolve: () => void; reject: (error: PeerlineError) => void }
+  signaling: LedgerSignaling | undefined
+  #ledger: Ledger | undefined
+  #registry: Registry | undefined
+  #session: Promise<Session> | undefined
+  #running: Promise<void> | undefined
+
+  constructor(settings: LedgerSettings, host: LinkHost) {
+    this.#settings = settings
+    this.#host = host
+    const { ledger } = settings
+    this.#url = typeof ledger === 'string' ? host.parse(ledger) : undefined
+    this.#ledger = typeof ledger === 'string' ? undefined : ledger
+    this.tried = new Promise((resolve, reject) => {
+      this.#tell = { resolve, reject }
+    })
+    this.tried.catch(() => {})
+  }
+
+  get name(): string {
+    return this.#url === undefined ? this.#ledger!.name : `ledger at ${this.#url.address}`
+  }
+
+  /** What is kept of it is found by this. */
+  get #key(): string {
+    return this.#url === undefined ? this.#ledger!.id : `${this.#url.address}#${this.#url.peer}`
+  }
+
+  run(): void {
+    this.#running ??= this.#run()
+  }
+
+  async #run(): Promise<void> {
+    const { closing, onOnline, onError } = this.#host
+    while (!closing.aborted) {
+      try {
+        await this.#open(firstOf(closing, AbortSignal.timeout(OPEN_MS)))
+        this.#schedule.reset()
+        this.#tell.resolve()
+        return onOnline(this.name)
+      } catch (cause) {
+        const error = asPeerlineError(cause, 'ERR_PEERLINE_UNREACHABLE')
+        this.#tell.reject(error)
+        if (closing.aborted) return
+        await this.#shut()
+        const retryMs = this.#schedule.next()
+        onError(this.name, error, retryMs)
+        await pause(retryMs, closing).catch(() => {})
+      }
+    }
+  }
+
+  async #open(signal: AbortSignal): Promise<void> {
+    const { identity, listed, onOffer, kept, onError } = this.#host
+    const { registry, heartbeatMs, answersPerMinute } = this.#settings
+    const before = kept.all.get(this.#key)
+    if (this.#url !== undefined) {
+      this.#ledger = await RemoteLedger.open({
+        session: ({ signal }) => untilAborted(this.#dial(this.#url!), signal, `reaching ${this.name}`),
+        head: before?.head === undefined ? undefined : fromHex(before.head),
+        onHead: () => this.#host.touch(),
+        signal,
+      })
+    }
+    const ledger = this.#ledger!
+    const failing = (error: PeerlineError) => onError(this.name, error)
+    if (registry !== undefined) {
+      this.#registry = new Registry({ ledger, topic: registry, identity, onError: failing })
+    }
+    this.signaling = await LedgerSignaling.open({
+      ...{ ledger, identity, listed, onOffer, signal },
+      state: before?.state,
+      topicsOf: (peer) => this.#topicsOf(peer),
+      onError: failing,
+      ...(heartbeatMs === undefined ? {} : { heartbeatMs }),
+      ...(answersPerMinute === undefined ? {} : { answersPerMinute }),
+    })
+    this.#host.touch()
+    const { topics } = this.signaling
+    if (this.#registry === undefined || topics === undefined) return
+    // No address: whoever reads the ledger reads this.
+    const { rendezvous } = this.#host
+    await this.#registry.publish({ topics: topicEntries(topics), rendezvous: rendezvous.slice(0, 2) }, { signal })
+  }
+
+  async #topicsOf(peer: PeerId): Promise<Topics | undefined> {
+    const ledger = this.#ledger!
+    if (namesTopics(ledger.id)) return namedTopics(ledger.id, peer)
+    return this.#registry?.topics(peer, { signal: this.#host.closing })
+  }
+
+  /** One session serves all that is asked of a server's ledger, as long as it stands. */
+  #dial(url: ServerUrl): Promise<Session> {
+    if (this.#session !== undefined) return this.#session
+    const dialling = this.#host.dial(url, this.#host.closing)
+    this.#session = dialling
+    const over = () => {
+      if (this.#session === dialling) this.#session = undefined
+    }
+    dialling.then((session) => session.closed.then(over), over)
+    return dialling
+  }
+
+  /** Notes what is to be kept. */
+  keep(): void {
+    if (this.signaling === undefined) return
+    const state = this.signaling.export()
+    const ledger = this.#ledger
+    const head = ledger instanceof RemoteLedger ? toHex(ledger.head.bytes) : undefined
+    this.#host.kept.all.delete(this.#key)
+    this.#host.kept.all.set(this.#key, { state, head })
+  }
+
+  async #shut(): Promise<void> {
+    this.keep()
+    const { signaling } = this
+    this.signaling = undefined
+    await signaling?.close()
+    await this.#registry?.close().catch(() => {})
+    this.#registry = undefined
+    // A ledger that we were given is opened again; one of a server is made anew.
+    if (this.#url !== undefined) await this.#ledger?.close()
+  }
+
+  async close(): Promise<void> {
+    await this.#running
+    await this.#shut()
+    await this.#ledger?.close()
+    const session = await this.#session?.catch(() => undefined)
+    await session?.close().catch(() => {})
+  }
+}
