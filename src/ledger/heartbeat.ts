@@ -86,12 +86,15 @@ export interface HeartbeatsOptions {
 export class Heartbeats {
   readonly #options: HeartbeatsOptions
   readonly #closing = new AbortController()
+  /** Resolves when the first one has its place; rejects when it could not be written, or it was closed before. */
+  readonly begun: Promise<void>
   #timer: NodeJS.Timeout | undefined
-  #isFirst = true
 
   constructor(options: HeartbeatsOptions) {
     this.#options = options
-    this.#beat()
+    // The place of the first tells what time it is at the ledger.
+    this.begun = this.#beat('consensus')
+    this.begun.catch(() => {})
   }
 
   /**
@@ -106,17 +109,18 @@ export class Heartbeats {
     await this.#options.out.append(Kind.HEARTBEAT, goodbye, { signal, wait: 'sent' }).catch(() => {})
   }
 
-  #beat(): void {
+  async #beat(wait: 'consensus' | 'sent'): Promise<void> {
     const { intervalMs, out, onError } = this.#options
-    this.#timer = setTimeout(() => this.#beat(), intervalMs)
+    this.#timer = setTimeout(() => void this.#beat('sent').catch(() => {}), intervalMs)
     this.#timer.unref()
     const { signal } = this.#closing
-    // The place of the first tells what time it is at the ledger.
-    const wait = this.#isFirst ? 'consensus' : 'sent'
-    this.#isFirst = false
-    out.append(Kind.HEARTBEAT, this.#heartbeat(), { signal, wait }).catch((error: unknown) => {
-      if (!signal.aborted) onError?.(asPeerlineError(error, 'ERR_PEERLINE_UNREACHABLE'))
-    })
+    try {
+      await out.append(Kind.HEARTBEAT, this.#heartbeat(), { signal, wait })
+    } catch (cause) {
+      const error = asPeerlineError(cause, 'ERR_PEERLINE_UNREACHABLE')
+      if (!signal.aborted) onError?.(error)
+      throw error
+    }
   }
 
   #heartbeat(): Uint8Array {

@@ -291,6 +291,7 @@ class Link {
       ...(heartbeatMs === undefined ? {} : { heartbeatMs }),
       ...(answersPerMinute === undefined ? {} : { answersPerMinute }),
     })
+    await untilAborted(this.signaling.announced(), signal, `saying in ${this.name} that we are there`)
     this.#host.touch()
     const { topics } = this.signaling
     if (this.#registry === undefined || topics === undefined) return

@@ -134,6 +134,14 @@ export class LedgerSignaling implements Signaling {
     return this.#listed?.topics
   }
 
+  /**
+   * Resolves when others may find us: the first heartbeat has its place. At once for one that only dials.
+   * @throws PeerlineError why it could not be written
+   */
+  async announced(): Promise<void> {
+    await this.#listed?.heartbeats.begun
+  }
+
   /** What to save: soon after the opening, at the end, and now and then. Undefined for one that only dials. */
   export(): LedgerState | undefined {
     if (this.#listed === undefined) return undefined
