@@ -2,6 +2,7 @@
  * One process of `peerline demo`: the server, or one of the two peers. It does what the parent says, and ends with it.
  */
 import { asPeerlineError } from '../errors.ts'
+import { LogLedger } from '../ledger/log.ts'
 import type { PathKind } from '../path/index.ts'
 import { Peer } from '../peer/index.ts'
 import { FILE_PROTOCOL, receiveFile, sendFile } from '../protocol/index.ts'
@@ -28,11 +29,12 @@ async function serve(): Promise<void> {
   tell({ news: 'serving', url: server.url })
 }
 
-async function join({ url, directory, allow }: Extract<Order, { order: 'join' }>): Promise<void> {
+async function join({ url, ledger, directory, allow }: Extract<Order, { order: 'join' }>): Promise<void> {
   peer = await Peer.create({
-    rendezvous: [url],
-    // Nobody can come straight to it for now: what arrives has come through the relay.
-    listen: [],
+    rendezvous: url === undefined ? [] : [url],
+    ledgers: ledger === undefined ? [] : [{ ledger: await LogLedger.open(ledger) }],
+    // By a server, nobody can come straight to it for now: what arrives has come through the relay.
+    listen: ledger === undefined ? [] : ['127.0.0.1:0'],
     // On one machine UDP would take over from the relay at once, and there would be nothing to see.
     udp: false,
     firewall: { allow: allow === undefined ? [] : [allow] },
@@ -66,7 +68,7 @@ async function send({ to, file, bytesPerSecond }: Extract<Order, { order: 'send'
   const session = await peer!.connect(to)
   const byPath: Partial<Record<PathKind, number>> = {}
   let doneBytes = 0
-  tell({ news: 'connected', path: session.path!, atMs: wallMs() })
+  tell({ news: 'connected', path: session.path!, found: session.why().signaling, atMs: wallMs() })
   session.addEventListener('path', ({ detail }) => tell({ news: 'path', ...detail, doneBytes, atMs: wallMs() }))
   const report = reporter(session)
   const { sha256 } = await sendFile(session, file, {

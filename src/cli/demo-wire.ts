@@ -2,14 +2,23 @@
  * What the processes of `peerline demo` say to each other, over Node's own channel between parent and child.
  */
 import type { PathKind } from '../path/index.ts'
-import type { PathChange } from '../session/index.ts'
+import type { PathChange, SignalingAttempt } from '../session/index.ts'
 
 /** Parent to child. */
 export type Order =
   /** Server: begin. */
   | { readonly order: 'serve' }
-  /** Peer: come online; it does not listen. `directory`: take files of `allow` and put them there. */
-  | { readonly order: 'join'; readonly url: string; readonly directory?: string; readonly allow?: string }
+  /**
+   * Peer: come online, by a server, and then it does not listen; or by a ledger, and then it does. `directory`: take files of
+   * `allow` and put them there.
+   */
+  | {
+      readonly order: 'join'
+      readonly url?: string
+      readonly ledger?: string
+      readonly directory?: string
+      readonly allow?: string
+    }
   /** Peer: listen on loopback. */
   | { readonly order: 'listen' }
   /** Peer: send a file. */
@@ -22,7 +31,12 @@ export type News =
   | { readonly news: 'serving'; readonly url: string }
   | { readonly news: 'joined'; readonly peerId: string }
   | { readonly news: 'listening'; readonly address: string }
-  | { readonly news: 'connected'; readonly path: PathKind; readonly atMs: number }
+  | {
+      readonly news: 'connected'
+      readonly path: PathKind
+      readonly found: readonly SignalingAttempt[]
+      readonly atMs: number
+    }
   /** `doneBytes`: handed to the path so far at the sender, arrived at the receiver. */
   | {
       readonly news: 'progress'

@@ -37,6 +37,21 @@ test('demo: relay, direct, a dead server, and the same bytes', async () => {
   expect(await readdir(world.file('tmp'))).toEqual([])
 }, 60_000)
 
+test('demo --no-server: a ledger, a direct path, no ledger any more, and the same bytes', async () => {
+  const world = await World.make()
+  await mkdir(world.file('tmp'))
+  const demo = await world.run('a', ['demo', '--no-server', '--json'], { TMPDIR: world.file('tmp') })
+  expect(await demo.code(), demo.stderr).toBe(EXIT.OK)
+  expect(demo.stderr).toBe('')
+  const steps = demo.events.filter(({ event }) => event !== 'progress')
+  expect(steps.map(({ event }) => event)).toEqual(['connected', 'removed', 'received', 'result'])
+  expect(steps[0]).toMatchObject({ path: 'tcp', medium: expect.stringMatching(/^ledger file /), messages: 1 })
+  const { byPath, ...result } = steps.at(-1) as { byPath: Record<string, number> }
+  expect(result).toMatchObject({ ok: true, foundByLedger: true, direct: true, ledgerGone: true, sameHash: true })
+  expect(byPath).toEqual({ tcp: 96 << 20 })
+  expect(await readdir(world.file('tmp'))).toEqual([])
+}, 60_000)
+
 test('demo: Ctrl-C leaves nothing behind', async () => {
   const world = await World.make()
   await mkdir(world.file('tmp'))
