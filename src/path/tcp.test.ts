@@ -184,6 +184,21 @@ describe('a TCP pipe handed to another owner', () => {
   })
 })
 
+test('closed in order and then at once, in one turn, its socket is let go', async () => {
+  const server = net.createServer({ pauseOnConnect: true }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as net.AddressInfo
+  const socket = await connectTcp('127.0.0.1', port)
+  const pipe = new SocketPipe(socket)
+  pipe.start({ data: () => {}, drain: () => {}, close: () => {} })
+  const released = once(socket, 'close', { signal: AbortSignal.timeout(5_000) })
+  pipe.write([Uint8Array.of(1)])
+  pipe.end()
+  pipe.destroy()
+  await released
+  server.close()
+})
+
 describe('connectTcp', () => {
   test.each(['127.0.0.1', '::1', 'localhost'])('a port of %s where nothing listens is unreachable', async (host) => {
     const server = await listen(host === '::1' ? '::1' : '127.0.0.1')

@@ -128,9 +128,11 @@ export class SocketPipe implements Pipe {
 
   destroy(): void {
     this.#chunk = undefined
-    // What the kernel still holds would keep the way to that port taken, for minutes when nobody acknowledges it. TLS has no reset.
-    if ('encrypted' in this.#socket) this.#socket.destroy()
-    else this.#socket.resetAndDestroy()
+    const socket = this.#socket
+    // What the kernel still holds would keep the way to that port taken, for minutes when nobody acknowledges it. TLS has no
+    // reset; and none while it is being shut down, for then Node would never let the handle go.
+    if ('encrypted' in socket || (socket.writableEnded && !socket.writableFinished)) socket.destroy()
+    else socket.resetAndDestroy()
   }
 }
 
