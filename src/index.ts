@@ -5,6 +5,7 @@
 export type { Via } from './connect/index.ts'
 export {
   type Damage,
+  type DhtSettings,
   type DialSettings,
   FileStore,
   type KnownAddress,
@@ -42,6 +43,7 @@ export type {
   Topics,
 } from './ledger/index.ts'
 export { LogLedger, type LogLedgerOptions } from './ledger/log.ts'
+export type { AddressVerdict, QuorumSettings } from './network/address-quorum.ts'
 export type { PublicAddressSettings } from './network/public-address.ts'
 export type { PathKind } from './path/index.ts'
 export {

@@ -51,7 +51,7 @@ const OF_ERROR: Readonly<Record<ErrorCode, number>> = {
   ERR_PEERLINE_RECORD: EXIT.UNEXPECTED,
   ERR_PEERLINE_HANDSHAKE: EXIT.UNEXPECTED,
   ERR_PEERLINE_REPLAY: EXIT.UNEXPECTED,
-  ERR_PEERLINE_EXPIRED: EXIT.UNEXPECTED,
+  ERR_PEERLINE_EXPIRED: EXIT.DENIED,
   ERR_PEERLINE_VERSION: EXIT.UNEXPECTED,
   ERR_PEERLINE_PROTOCOL: EXIT.UNEXPECTED,
   ERR_PEERLINE_TOO_LARGE: EXIT.UNEXPECTED,
@@ -77,7 +77,7 @@ export const EXIT_CODES_HELP = `Exit codes:
     6  the certificate of a server is refused, or one's own is no good
     7  the port is in use
     8  the peer is not online
-    9  the peer refuses, or does not run the command that would answer
+    9  the peer refuses, or does not run the command that would answer; a ticket is over; an account has too little
    10  no path, too slow, or the connection was lost: try again
    11  a file or directory cannot be used
    12  a disk is full, here or there

@@ -79,6 +79,8 @@ async function somebodyRuns({ identity }: IdentityOption, { signal }: Running): 
 /** Has the order carried out, and prints what came of it. */
 async function leaveToOthers(options: InviteOptions, wanted: Wanted, running: Running): Promise<undefined> {
   const { out } = running
+  // Before anything is given out.
+  if ((options.rendezvous ?? []).length === 0 && !(await somebodyRuns(options, running))) throw nowhere()
   const { done, live } = await carryOut(options, { order: 'invite', ...wanted }, running)
   const record = typeof done.record === 'string' ? fromHex(done.record) : await recordHere(options, wanted)
   await give(ticketsOf(done, record), done, out, options)
@@ -88,13 +90,14 @@ async function leaveToOthers(options: InviteOptions, wanted: Wanted, running: Ru
 
 /** What is known of this machine when no peer runs: where it will be found. */
 async function recordHere({ identity, rendezvous = [] }: InviteOptions, { until }: Wanted): Promise<Uint8Array> {
-  if (rendezvous.length === 0) {
-    const recover = 'Give --rendezvous, or leave --detach out.'
-    throw new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'nobody runs: where this machine will be is not known', {
-      recover,
-    })
-  }
+  if (rendezvous.length === 0) throw nowhere()
   return signRecord(await loadOrCreateIdentity(identity), { sequence: Date.now(), expiresAt: until, rendezvous })
+}
+
+function nowhere(): PeerlineError {
+  return new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'nobody runs: where this machine will be is not known', {
+    recover: 'Give --rendezvous, or leave --detach out.',
+  })
 }
 
 /** Is a peer until as many have joined as may. */
@@ -107,7 +110,8 @@ async function waitForThem(options: InviteOptions, wanted: Wanted, running: Runn
     await ready(peer, { ...options, ask: true }, running)
     await settled(peer, signal)
     const done = mintAt(peer, wanted)
-    await give(ticketsOf(done, peer.record(wanted.until)), done, out, options)
+    const how = options.ledger === undefined ? '' : ', with the same --ledger'
+    await give(ticketsOf(done, peer.record(wanted.until)), done, out, { ...options, how })
     out.say('waiting for somebody to join')
     const joined = waitForJoins(peer, done, wanted, running)
     if (options.stay === true) {
@@ -176,7 +180,7 @@ async function linger(sessions: readonly Session[], signal: AbortSignal): Promis
 /** Offer and answer are pasted, by two people or by one with two screens; the ticket needs no address. */
 async function inviteByHand(options: InviteOptions, wanted: Wanted, running: Running): Promise<undefined> {
   const { out, signal } = running
-  const answering = await answeringPeer({ ...options, rendezvous: [], lan: false }, running)
+  const answering = await answeringPeer({ ...options, rendezvous: [], ledger: [], dht: [], lan: false }, running)
   const peer = answering.peer
   const reader = new PasteReader(process.stdin)
   try {

@@ -85,7 +85,7 @@ async function join(ticket: Ticket, options: JoinOptions, running: Running): Pro
 
 async function joinByHand(ticket: Ticket, reader: PasteReader, options: JoinOptions, running: Running): Promise<void> {
   const { out, signal } = running
-  const peer = await dialingPeer({ ...options, rendezvous: [], lan: false })
+  const peer = await dialingPeer({ ...options, rendezvous: [], ledger: [], dht: [], lan: false })
   try {
     refuseSelf(ticket, peer)
     peer.handle(PING, pingHandler)
@@ -130,7 +130,8 @@ function advised(error: unknown, peer: Peer): unknown {
   return withRecovery(error, {
     ERR_PEERLINE_DENIED: `Ask for another ticket, or have its owner let this machine in: peerline allow ${peer.id}.`,
     ERR_PEERLINE_EXPIRED: 'Ask for another ticket.',
-    ERR_PEERLINE_OFFLINE: 'Have its owner run peerline up, or peerline invite, and try again.',
+    ERR_PEERLINE_OFFLINE:
+      'Have its owner run peerline up, or peerline invite, and try again; give the --ledger that it is at, if any.',
     ERR_PEERLINE_UNREACHABLE:
       'Have its owner run peerline up, or peerline invite, and try again; or use --by-hand on both sides.',
     ERR_PEERLINE_NO_ADDRESS:

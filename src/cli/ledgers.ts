@@ -1,6 +1,7 @@
 /**
  * The ledgers of a command, as its options name them: a file, the URL of a server that has one, or `hedera`.
  */
+import { access } from 'node:fs/promises'
 import { PeerlineError } from '../errors.ts'
 import type { LedgerSettings } from '../peer/index.ts'
 
@@ -9,16 +10,21 @@ const HEDERA = 'hedera'
 
 /**
  * Opens those that are files, or a network's; those of servers are opened by the peer.
- * @param registry the topic where peers tell of their topics, for ledgers that want one
+ * @param options.registry the topic where peers tell of their topics, for ledgers that want one
+ * @param options.create makes a file that is not there: who only dials will find nobody in a new one
  * @throws PeerlineError of a file, or of the environment; none is left open then
  */
-export async function openLedgers(names: readonly string[], registry: string | undefined): Promise<LedgerSettings[]> {
+export async function openLedgers(
+  names: readonly string[],
+  { registry, create }: { readonly registry: string | undefined; readonly create: boolean },
+): Promise<LedgerSettings[]> {
   const opened: LedgerSettings[] = []
   try {
     for (const name of names) {
       if (/^[a-z]+:\/\//.test(name)) opened.push({ ledger: name })
       else if (name === HEDERA) opened.push(await openHedera(registry))
       else {
+        if (!create) await access(name).catch((error) => Promise.reject(missing(name, error)))
         const { LogLedger } = await import('../ledger/log.ts')
         opened.push({ ledger: await LogLedger.open(name) })
       }
@@ -28,6 +34,13 @@ export async function openLedgers(names: readonly string[], registry: string | u
     await closeLedgers(opened)
     throw error
   }
+}
+
+function missing(name: string, cause: unknown): PeerlineError {
+  return new PeerlineError('ERR_PEERLINE_FILE', `there is no ledger ${name}`, {
+    cause,
+    recover: 'Check the path; whoever is to be found makes it, with peerline up --ledger.',
+  })
 }
 
 async function openHedera(registry: string | undefined): Promise<LedgerSettings> {

@@ -27,14 +27,19 @@ export async function makePeer(options: PeerOption, more: PeerOptions): Promise<
   const { identity, rendezvous, ledger = [], registry, listen, via, stun, lan, mapPorts, birthday } = options
   const { Peer } = await import('../peer/index.ts')
   const ledgers =
-    ledger.length === 0 ? [] : await import('./ledgers.ts').then((all) => all.openLedgers(ledger, registry))
-  const serverless = ledgers.length > 0 && (rendezvous ?? []).length === 0
+    ledger.length === 0
+      ? []
+      : await import('./ledgers.ts').then((all) => all.openLedgers(ledger, { registry, create: more.listed !== false }))
+  // Without a server the network around is the first place to look, unless we are on this machine alone.
+  const serverless = (rendezvous ?? []).length === 0 && !isLoopback(listen)
   const making = Peer.create({
     identityFile: identity,
     rendezvous: rendezvous ?? [],
     via,
     // Where nothing is said, the peer itself knows best: on loopback it leaves both alone.
     ...(lan && !serverless ? {} : { lan }),
+    ...(options.announce === true ? { announce: 'announce' as const } : {}),
+    ...dhtOf(options),
     ledgers,
     ...(mapPorts ? {} : { portMapping: false }),
     ...(birthday ? {} : { birthday }),
@@ -46,6 +51,16 @@ export async function makePeer(options: PeerOption, more: PeerOptions): Promise<
     if (ledgers.length > 0) await (await import('./ledgers.ts')).closeLedgers(ledgers)
     throw error
   })
+}
+
+function isLoopback(listen: readonly string[] = []): boolean {
+  return listen.length > 0 && listen.every((address) => /^(127\.|\[::1\]|localhost|none$)/.test(address))
+}
+
+function dhtOf({ dht = [], dhtAddresses = false }: PeerOption): Pick<PeerOptions, 'dht'> {
+  if (dht.length === 0) return {}
+  const bootstrap = dht.filter((node) => node !== 'public')
+  return { dht: { ...(bootstrap.length < dht.length ? {} : { bootstrap }), addresses: dhtAddresses } }
 }
 
 /**

@@ -27,6 +27,10 @@ export interface PeerOption extends IdentityOption {
   readonly via: Via
   readonly stun?: readonly string[]
   readonly lan: boolean
+  readonly announce?: boolean
+  /** Nodes, or `public`. */
+  readonly dht?: readonly string[]
+  readonly dhtAddresses?: boolean
   readonly mapPorts: boolean
   readonly birthday: boolean
 }
@@ -88,7 +92,7 @@ export function addPeer(command: Command): Command {
         'a ledger to be found through: a file that the peers share, the URL of a server that has one, or "hedera"; may be repeated',
       )
         .env('PEERLINE_LEDGER')
-        .argParser(collect),
+        .argParser((value: string, before: readonly string[] = []) => [...before, value]),
     )
     .addOption(
       new Option('--registry <topic>', 'with --ledger hedera: the topic where peers tell of theirs').env(
@@ -109,7 +113,11 @@ export function addPeer(command: Command): Command {
         .env('PEERLINE_STUN')
         .argParser(collect),
     )
-  addNetwork(command).option(
+  addDht(addNetwork(command)).option(
+    '--announce',
+    'tell the local network who this is, so that others see it with peers --lan',
+  )
+  command.option(
     '--no-birthday',
     'do not search for the port of a peer whose router gives random ones (256 sockets, 5,000 probes in 5 s)',
   )
@@ -117,6 +125,16 @@ export function addPeer(command: Command): Command {
     command,
     'where to listen for direct paths; may be repeated; "none" for nowhere (default: a free port; nowhere with --via relay)',
   )
+}
+
+function addDht(command: Command): Command {
+  return command
+    .addOption(
+      new Option('--dht <host:port>', 'a node of the DHT to seek peers and be found in, or "public"; may be repeated')
+        .env('PEERLINE_DHT')
+        .argParser(collect),
+    )
+    .option('--dht-addresses', 'with --dht: whoever knows the peer id may learn our addresses there')
 }
 
 export function addAllow(command: Command): Command {

@@ -31,7 +31,8 @@ Examples:
   peerline up --ask                                    strangers wait for a yes or no of yours, which is remembered
 
 Who may come in is said by \`peerline allow\`, also while this runs, and for this time by --allow; see \`peerline rules\`.
-It ends when no rendezvous can be reached at the start. One that is lost later is dialled again until it is back.
+It ends when no rendezvous, and no ledger, can be reached at the start. One that is lost later is dialled again until it
+is back.
 `,
   )
   command.action((options: PeerOption & AllowOption & AskOption & JsonOption) =>

@@ -11,7 +11,7 @@
  * and as the one JSON line, in which what is not known is null.
  */
 import type { NatSummary, PathAttempt, SignalingAttempt, WhyReport } from '../session/index.ts'
-import { columns, formatBytes, formatMs } from './output.ts'
+import { columns, formatBytes, formatMs, roundMs } from './output.ts'
 
 /** Targets shown of one attempt: a predicted NAT has dozens, which all look alike. */
 const MAX_TARGETS = 2
@@ -20,8 +20,21 @@ const MAX_TARGETS = 2
 const MAX_CANDIDATES = 6
 
 export function whyEvent({ path, local, remote, ...rest }: WhyReport): Record<string, unknown> {
-  return { event: 'why', path: path ?? null, local: local ?? null, remote: remote ?? null, ...rest }
+  const rounded = <T extends object>(one: T): T =>
+    Object.fromEntries(Object.entries(one).map(([key, value]) => [key, isMs(key, value) ? roundMs(value) : value])) as T
+  return {
+    event: 'why',
+    path: path ?? null,
+    local: local ?? null,
+    remote: remote ?? null,
+    ...rest,
+    paths: rest.paths.map(rounded),
+    attempts: rest.attempts.map(rounded),
+    signaling: rest.signaling.map(rounded),
+  }
 }
+
+const isMs = (key: string, value: unknown): value is number => typeof value === 'number' && /ms$/i.test(key)
 
 export function whyLines(report: WhyReport): string[] {
   const { path, paths, attempts, signaling, local, remote, reasons, advice } = report

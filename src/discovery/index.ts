@@ -1,4 +1,6 @@
 export { type AddressSource, dialableAddress, type KnownAddress } from './address-list.ts'
+export { Dht, type DhtEvents, type DhtOptions, type DhtSettings } from './dht.ts'
+export { MAX_ITEM_BYTES, signDhtRecord } from './dht-item.ts'
 export { FileStore, MAX_STORE_BYTES, type Store } from './file-store.ts'
 export type { DialSettings, KnownPeer } from './known-peer.ts'
 export { KnownPeers, type KnownPeersEvents, type KnownPeersJson } from './known-peers.ts'

@@ -20,7 +20,7 @@ import { hederaError, statusOf } from './hedera-errors.ts'
 import { msOf, nanosOf } from './hedera-mirror.ts'
 import { type HederaNetwork, NETWORKS } from './hedera-network.ts'
 import { entriesOf, TopicMemory } from './hedera-topic.ts'
-import type { AppendOptions, Entry, Ledger, Price, ReadOptions, Receipt } from './ledger.ts'
+import type { AppendOptions, CreateTopicOptions, Entry, Ledger, Price, ReadOptions, Receipt } from './ledger.ts'
 
 /** Bytes of a message that fits one transaction (`consensus.message.maxBytesAllowed` of the network). */
 const CHUNK_BYTES = 1_024
@@ -83,11 +83,10 @@ export interface HederaOptions {
   readonly visibleMs?: number
 }
 
-export interface HederaTopicOptions {
-  readonly signal: AbortSignal
+export interface HederaTopicOptions extends CreateTopicOptions {
   /** What everybody may read about the topic, up to 100 bytes. @default nothing */
   readonly memo?: string
-  /** Who may append: `us`, the account that makes it. @default 'anyone' */
+  /** Who may append: `us`, the account that makes it. @default 'us' for a topic of our own, else 'anyone' */
   readonly writers?: 'anyone' | 'us'
   /** Whether our account may change and delete it. @default false */
   readonly changeable?: boolean
@@ -177,7 +176,7 @@ export class HederaLedger implements Ledger {
 
   /** Makes a topic, for 0.01 USD. The hint is not used: the network names it, and what it holds is nobody's business. */
   createTopic(_hint: string, options: HederaTopicOptions): Promise<string> {
-    const { memo = '', writers = 'anyone', changeable = false } = options
+    const { memo = '', own = false, writers = own ? 'us' : 'anyone', changeable = false } = options
     return this.#during(options.signal, 'making a topic', async (signal) => {
       const transaction = new this.#sdk.TopicCreateTransaction({ topicMemo: memo })
       if (writers === 'us') transaction.setSubmitKey(this.#key.publicKey)

@@ -11,7 +11,7 @@ export {
 } from './envelope.ts'
 export { type Heartbeat, Heartbeats, Liveness, type LivenessChange, type LivenessState } from './heartbeat.ts'
 export { LedgerContradiction } from './history.ts'
-export type { AppendOptions, Entry, Ledger, Price, ReadOptions, Receipt, Topics } from './ledger.ts'
+export type { AppendOptions, CreateTopicOptions, Entry, Ledger, Price, ReadOptions, Receipt, Topics } from './ledger.ts'
 export { type OwnContent, Registry, type RegistryOptions } from './registry.ts'
 export { RemoteLedger, type RemoteLedgerOptions } from './remote.ts'
 export { LEDGER_PROTOCOL } from './remote-wire.ts'

@@ -48,6 +48,12 @@ export interface ReadOptions {
   readonly since?: number
 }
 
+export interface CreateTopicOptions {
+  readonly signal: AbortSignal
+  /** Only we are to write to it, where the ledger can see to that. @default false */
+  readonly own?: boolean
+}
+
 export interface Ledger {
   /** For people and reports: `ledger file /var/lib/…`, `hedera testnet`. */
   readonly name: string
@@ -71,7 +77,7 @@ export interface Ledger {
    * @param hint what it is to be called, where the ledger leaves that to us: then the same hint gives the same topic
    * @throws PeerlineError as {@link append}
    */
-  createTopic(hint: string, options: { readonly signal: AbortSignal }): Promise<string>
+  createTopic(hint: string, options: CreateTopicOptions): Promise<string>
 
   /**
    * Puts a message at the end of a topic.

@@ -42,8 +42,8 @@ export async function makeTopics(
 ): Promise<Topics> {
   const hints = namedTopics(ledger.id, peer)
   const stdin = await ledger.createTopic(hints.stdin, { signal })
-  const stdout = await ledger.createTopic(hints.stdout, { signal })
-  const stderr = await ledger.createTopic(hints.stderr, { signal })
+  const stdout = await ledger.createTopic(hints.stdout, { signal, own: true })
+  const stderr = await ledger.createTopic(hints.stderr, { signal, own: true })
   return { ledger: ledger.id, stdin, stdout, stderr }
 }
 

@@ -9,6 +9,7 @@
  * - A rendezvous that does not answer is not waited for: what comes after it is tried beside it.
  * - Whoever wants the same at once shares one dial, which goes on until nobody waits for it any more.
  */
+import { toHex } from '../bytes/index.ts'
 import { type Connector, type FindRelays, type Leave, untilAborted, type Via } from '../connect/index.ts'
 import type { KnownPeers } from '../discovery/index.ts'
 import type { ErrorCode, PeerlineError } from '../errors.ts'
@@ -45,6 +46,8 @@ export interface DiallingOptions {
   readonly visits: Visits
   /** Seeks sessions with peers that may introduce us; undefined where none is known, or they are not to be asked. */
   readonly seekIntroducers: (to: PeerId) => ((signal: AbortSignal) => Promise<Signaling>) | undefined
+  /** Learns from the DHT where a peer may be; undefined without one. */
+  readonly seekRecord: ((to: PeerId, signal: AbortSignal) => Promise<void>) | undefined
   /** One of our rendezvous is there. */
   readonly isOnline: () => boolean
   /** There are rendezvous to be asked. */
@@ -58,6 +61,9 @@ export interface DiallingOptions {
 }
 
 type Dial = ConnectOptions & { readonly via: Via; readonly signal: AbortSignal }
+
+/** Dials by one medium. */
+type By = (medium: Signaling, signal: AbortSignal, circuits?: FindRelays) => Promise<Session>
 
 /** A dial under way, and how many wait for it. */
 interface Running {
@@ -78,7 +84,14 @@ export class Dialling {
   /** A session with a peer, where we may have one. @throws PeerlineError as `Peer.connect` */
   async dial(id: PeerId, dial: Dial): Promise<Session> {
     const { via, relay, addresses = [], medium, capability, signal } = dial
-    const key = JSON.stringify([id, via, relay ?? null, addresses, medium?.name ?? null, capability !== undefined])
+    const key = JSON.stringify([
+      id,
+      via,
+      relay ?? null,
+      addresses,
+      medium?.name ?? null,
+      capability === undefined ? null : toHex(capability),
+    ])
     const running = this.#running.get(key) ?? this.#begin(key, id, dial)
     running.waiting++
     try {
@@ -134,25 +147,40 @@ export class Dialling {
 
   /** Where else it may be, the likeliest first. */
   #others(id: PeerId, dial: Dial, leave: Leave): ((signal: AbortSignal) => Promise<Session>)[] {
-    const { connector, known, relays, visits, seekIntroducers } = this.#options
-    const { via, addresses = [], early, capability } = dial
-    const direct = via === 'auto' || via === 'direct' || via === 'tcp'
-    const remembered = direct && addresses.length === 0 ? known.addressesOf(id) : []
+    const { connector, relays, seekIntroducers, seekRecord } = this.#options
+    const { via, early, capability } = dial
     const ours = (given: AbortSignal) => relays.find(dial.relay, given)
     const by = (medium: Signaling, signal: AbortSignal, circuits: FindRelays = ours) =>
       connector.dial(id, {
         ...{ via, early, capability, medium, signal, leave },
         relays: via === 'auto' ? circuits : undefined,
       })
-    const others = visits.at(known.rendezvousOf(id)).map((visit) => {
+    const others = this.#places(id, dial, leave, by)
+    const seek = seekIntroducers(id)
+    if (seek !== undefined) others.push(async (signal) => by(await seek(signal), signal))
+    if (seekRecord !== undefined) {
+      others.push(async (signal) => {
+        await seekRecord(id, signal)
+        return tryAll(this.#places(id, { ...dial, addresses: [] }, leave, by).map(resort), signal)
+      })
+    }
+    return others
+  }
+
+  /** Where the address book says that it is, or may be asked. */
+  #places(id: PeerId, dial: Dial, leave: Leave, by: By): ((signal: AbortSignal) => Promise<Session>)[] {
+    const { known, relays, visits } = this.#options
+    const { via, addresses = [], capability } = dial
+    const direct = via === 'auto' || via === 'direct' || via === 'tcp'
+    const remembered = direct && addresses.length === 0 ? known.addressesOf(id) : []
+    const ours = (given: AbortSignal) => relays.find(dial.relay, given)
+    const places = visits.at(known.rendezvousOf(id)).map((visit) => {
       // Its relay is ours for the time: we may have none.
       const circuits = async (given: AbortSignal) => [...(await ours(given)), ...(await visit.relays(given))]
       return (signal: AbortSignal) => by(visit.medium, signal, circuits)
     })
-    if (remembered.length > 0) others.unshift((signal) => this.#direct(id, remembered, { signal, leave, capability }))
-    const seek = seekIntroducers(id)
-    if (seek !== undefined) others.push(async (signal) => by(await seek(signal), signal))
-    return others
+    if (remembered.length > 0) places.unshift((signal) => this.#direct(id, remembered, { signal, leave, capability }))
+    return places
   }
 
   async #direct(

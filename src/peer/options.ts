@@ -1,6 +1,6 @@
 /** What a peer is made with, and how it dials. */
 import type { BirthdayBudget, SignalingOrder, Via, WebRtcSetup } from '../connect/index.ts'
-import type { LanMode, Store } from '../discovery/index.ts'
+import type { DhtSettings, LanMode, Store } from '../discovery/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import type { QuorumSettings } from '../network/address-quorum.ts'
 import type { PublicAddressSettings } from '../network/public-address.ts'
@@ -66,6 +66,12 @@ export interface PeerOptions {
   readonly listed?: boolean
   /** Ledgers through which others are found, and find us, without any server. @default none */
   readonly ledgers?: readonly LedgerSettings[]
+  /**
+   * Peers that nothing else finds are sought in a DHT by their id alone, and this one can be found there, without any server. It needs
+   * the package `bittorrent-dht`; `{}` is the public DHT of BitTorrent. What is published is public to who knows the peer id:
+   * rendezvous and topics, addresses only with `addresses: true`. Not with `via: 'relay'`. @default none
+   */
+  readonly dht?: DhtSettings
   /**
    * Which media carry an offer first, where there are several: those that are free, and those that cost something only when the
    * others do not find the peer; or all at once. What each did, and cost, is in `session.why().signaling`.

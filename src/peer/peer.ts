@@ -10,11 +10,13 @@ import {
   untilAborted,
   type Via,
 } from '../connect/index.ts'
-import type { Damage, KnownPeers, LanMode, LanNeighbour } from '../discovery/index.ts'
+import type { Damage, DhtSettings, KnownPeers, LanMode, LanNeighbour } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
-import { parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
+import { topicEntries } from '../ledger/index.ts'
+import { formatHostPort, parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
+import type { AddressVerdict } from '../network/address-quorum.ts'
 import type { NatView } from '../network/nat.ts'
 import type { FramedPath } from '../path/index.ts'
 import type { Authorities } from '../policy/authorities.ts'
@@ -46,6 +48,7 @@ import {
 } from '../session/index.ts'
 import { ByHand, type ByHandOptions } from '../signaling/index.ts'
 import type { KnownTask, Routines, TaskQueue } from '../tasks/index.ts'
+import { DhtPlace } from './dht-place.ts'
 import { Dialling } from './dialling.ts'
 import { Duties } from './duties.ts'
 import { type Delivery, Exchanges } from './exchanges.ts'
@@ -53,7 +56,7 @@ import { Gate } from './gate.ts'
 import { type HandleOptions, Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
 import { KeptLedgers, type LedgerStatus } from './ledgers.ts'
 import { Listener } from './listener.ts'
-import { Media } from './media.ts'
+import { Media, type ServerAddress } from './media.ts'
 import { Memory } from './memory.ts'
 import type { ConnectOptions, PeerOptions, PeerRequestOptions } from './options.ts'
 import type { OrderOutcome } from './orders.ts'
@@ -118,6 +121,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   #stopWatching: (() => void) | undefined
   readonly #relays: Relays
   readonly #media: Media
+  #dht: DhtPlace | undefined
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
 
@@ -259,6 +263,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         if (options.askPeers === false) return undefined
         return this.#media.seekIntroducers(to, memory.known, (...how) => this.#dialKnown(...how))
       },
+      seekRecord: options.dht === undefined ? undefined : async (to, signal) => this.#dht?.seek(to, signal),
       isOnline: () => this.#media.isOnline,
       hasRendezvous: () => this.#media.standing,
       hasOthers: () => this.#media.others,
@@ -308,6 +313,8 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
       await peer.#reachability.start()
       if (peer.#near && peer.#via !== 'relay') await peer.#media.joinLan(lanModeOf(options))
+      if (options.dht !== undefined && peer.#via !== 'relay')
+        await peer.#joinDht(options.dht, options.listed ?? true, urls)
     } catch (error) {
       await peer.close()
       throw error
@@ -450,8 +457,23 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.#tellChange()
   }
 
+  async #joinDht(settings: DhtSettings, listed: boolean, urls: readonly ServerAddress[]): Promise<void> {
+    const content = () => ({
+      addresses: this.candidates
+        .filter(({ kind }) => kind === 'tcp')
+        .map(({ host, port }) => formatHostPort(host, port)),
+      rendezvous: urls.map(({ address, peer }) => `${address}#${peer}`),
+      topics: this.ledgers.flatMap(({ topics }) => topics ?? []).flatMap(topicEntries),
+    })
+    const none = () => ({})
+    const host = { identity: this.identity, known: this.known, content: listed ? content : none }
+    this.#dht = await DhtPlace.open(host, settings)
+    this.#dht.tell()
+  }
+
   /** The ways to us have changed: sessions that want a better path seek it anew, and those without any tell it at once. */
   #tellChange(): void {
+    this.#dht?.tell()
     this.#connector.keeper.wake()
     for (const session of this.sessions) this.#connector.upgradeOf(session)?.again()
   }
@@ -488,6 +510,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** How the NAT in front of this peer behaves, as far as it is known. */
   get nat(): NatView {
     return this.#reachability.nat
+  }
+
+  /**
+   * What the peers that were asked see of this one, of IPv4 and IPv6: an address that enough of them agree on, with those who say
+   * something else; or why there is none. Nothing where rendezvous or reflectors tell.
+   */
+  get seenByPeers(): readonly AddressVerdict[] {
+    return this.#reachability.agreed
   }
 
   /** The ways to this peer that it tells others, best first. */
@@ -756,7 +786,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.firewall.close()
     this.#handlers.close()
     this.#stopWatching?.()
-    const goodbye = this.#media.close()
+    const goodbye = Promise.all([this.#media.close(), this.#dht?.close()]).then(() => {})
     const listening = this.#listeners.map((listener) => listener.close())
     // Some media go by sessions of ours.
     await untilOver(goodbye, options.signal)

@@ -144,6 +144,7 @@ describe('up and ping', () => {
       peer: up.peerId,
       path: 'tcp',
       paths: expect.arrayContaining([expect.objectContaining({ kind: 'tcp', active: true, proven: true })]),
+      signaling: expect.any(Array),
       attempts: expect.arrayContaining([expect.objectContaining({ way: 'tcp', outcome: 'connected' })]),
       local: side,
       remote: side,
