@@ -155,7 +155,7 @@ describe('up and ping', () => {
     const plain = await world.run('a', ['ping', up.peerId, '--via', 'relay', '--count', '1', '--why'])
     expect(plain.stdout).toBe('')
     expect(plain.stderr).toMatch(
-      /answered, .*\nwhy relay: relays alone were asked for.*\npaths:\n {2}\* relay {2}.*\nnetwork:\n {2}here .*\n {2}there /,
+      /answered, .*\nwhy relay: relays alone were asked for.*\npaths:\n {2}\* relay {2}.*\nfound by:\n {2}rendezvous .*\nnetwork:\n {2}here .*\n {2}there /,
     )
   })
 
