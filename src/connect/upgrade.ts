@@ -44,6 +44,12 @@ const ROUND_MS = 7_000
 /** ms between two tries at least, while the other side may begin at any moment. */
 const PATIENT_EVERY_MS = 2_000
 
+/**
+ * ms that such a try searches, which takes 6 s with what it waits for. The ways in that it opens last for half a minute or more:
+ * there are 2,500 then, of which the other side meets 10 when it comes with its sockets, and a router keeps 10,000 at most.
+ */
+const PATIENT_SEARCH_MS = 500
+
 /** ms between two rounds at the least. */
 const MIN_ROUND_MS = 500
 
@@ -152,15 +158,17 @@ export class Upgrade {
 
   /**
    * The other side may begin at any moment: until it does, or time is over, round 0 is begun again and again. Never rejects.
-   * What UDP searches for, or counts on, is not there by then: only what is known is tried.
+   * Ports that were counted on are others by then: of the other NAT it only counts whether it gives random ones, which are searched a
+   * little each time.
    */
   async #wait(remote: ConnectionBody, ms: number): Promise<void> {
     const { session } = this.#options
     const until = performance.now() + ms
-    const known = { ...remote, nat: undefined }
+    const random = remote.nat?.udp === 'random'
+    const known: ConnectionBody = { ...remote, nat: random ? { tcp: 'unknown', udp: 'random', step: 0 } : undefined }
     while (performance.now() < until && session.state === 'connecting' && !this.#signal.aborted) {
       const began = performance.now()
-      await Promise.all([this.#dial(0, known), this.#punch(0, known, 0)])
+      await Promise.all([this.#dial(0, known), this.#punch(0, known, 0, PATIENT_SEARCH_MS)])
       // Where there is nothing to punch it takes no time.
       await pause(Math.max(0, PATIENT_EVERY_MS - (performance.now() - began)), this.#signal).catch(() => {})
     }
@@ -367,7 +375,12 @@ export class Upgrade {
   }
 
   /** Punches, in place of the round before. Never rejects. */
-  async #punch(round: number, remote: ConnectionBody, when: number | Promise<number>): Promise<void> {
+  async #punch(
+    round: number,
+    remote: ConnectionBody,
+    when: number | Promise<number>,
+    searchMs?: number,
+  ): Promise<void> {
     // Where the answer did not get out, nobody comes: a round does no harm.
     const fireInMs = typeof when === 'number' ? when : await when.catch(() => 0)
     if (this.#signal.aborted || round < this.#round) return
@@ -380,7 +393,7 @@ export class Upgrade {
     const fire = this.#fire(fireInMs, signal)
     await Promise.all([
       // UDP goes first: where a NAT counts up, the other side aims at the very next port.
-      this.#ways.until('udp', signal, (stop) => [this.#ways.probe(round, remote, fire, stop)]),
+      this.#ways.until('udp', signal, (stop) => [this.#ways.probe(round, remote, fire, stop, searchMs)]),
       this.#ways.until('tcp', signal, (stop) => [this.#ways.open(round, remote, fire, stop)]),
     ])
     // What comes under this number from now on is another round.

@@ -23,9 +23,10 @@ import { type FramedPath, type IceServer, tcpPath, WebRtcAttempt, type WebRtcOpt
 import type { PathAttempt, Session } from '../session/index.ts'
 import { type Candidate, type ConnectionBody, encodeBody, type NatHint } from './candidate.ts'
 import { pause } from './pause.ts'
+import { type BirthdayBudget, DEFAULT_BUDGET, type PortAllocation } from './punch-plan.ts'
 import { punchTcp } from './punch-tcp.ts'
 import { searchTcp } from './punch-tcp-search.ts'
-import { type BirthdayBudget, type PortAllocation, punchUdp } from './punch-udp.ts'
+import { punchUdp } from './punch-udp.ts'
 import { raceTcp } from './race.ts'
 /** A kind of direct path. */
 export type Way = 'tcp' | 'udp' | 'webrtc'
@@ -199,9 +200,16 @@ export class Ways {
     return path.remote
   }
 
-  /** Punches UDP. */
-  async probe(round: number, remote: ConnectionBody, fire: Promise<void>, signal: AbortSignal): Promise<void> {
-    const { vantage, openUdp, birthday } = this.#options
+  /** Punches UDP. @param searchMs ms that a search takes at most; @default as the options say */
+  async probe(
+    round: number,
+    remote: ConnectionBody,
+    fire: Promise<void>,
+    signal: AbortSignal,
+    searchMs = Number.POSITIVE_INFINITY,
+  ): Promise<void> {
+    const { vantage, openUdp, birthday = DEFAULT_BUDGET } = this.#options
+    const budget = birthday && { ...birthday, ms: Math.min(birthday.ms, searchMs) }
     const { udp, nat } = vantage()
     const reflexive = this.#targets(remote, 'udp-srflx')
     const targets = [...this.#targets(remote, 'udp'), ...reflexive]
@@ -223,7 +231,7 @@ export class Ways {
         ...(remoteReflexive === undefined ? {} : { remoteReflexive }),
         localPorts: allocation(nat.udp, nat.step),
         remotePorts: allocation(remote.nat?.udp ?? 'unknown', remote.nat?.step ?? 0),
-        ...(birthday === undefined ? {} : { budget: birthday }),
+        budget,
         signal,
       }).finally(() => {
         if (socket !== udp) socket.retire()

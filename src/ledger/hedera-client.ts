@@ -120,6 +120,8 @@ export function openClient(
 function keepCalls(channel: Channel, calls: Set<Call>): void {
   const { _initializeClient: initialize, close } = channel
   let held: Connection | undefined
+  /** The same, as the SDK has it: it notes each call. */
+  let keeping: Connection | undefined
   const release = () => {
     const left = (held === undefined ? 0 : holders.get(held)!) - 1
     if (left >= 0) holders.set(held!, left)
@@ -129,12 +131,14 @@ function keepCalls(channel: Channel, calls: Set<Call>): void {
   channel._initializeClient = async () => {
     await initialize.call(channel)
     const connection = channel._client!
+    // It kept what we gave it.
+    if (connection === keeping) return
     if (connection !== held) {
       release()
       held = connection
       holders.set(held, (holders.get(held) ?? 0) + 1)
     }
-    channel._client = Object.create(connection, {
+    keeping = Object.create(connection, {
       makeUnaryRequest: {
         value(...args: unknown[]) {
           const call = connection.makeUnaryRequest(...args)
@@ -143,7 +147,8 @@ function keepCalls(channel: Channel, calls: Set<Call>): void {
           return call
         },
       },
-    })
+    }) as Connection
+    channel._client = keeping
   }
   channel.close = () => {
     if (release() === 0) close.call(channel)

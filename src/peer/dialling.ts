@@ -10,14 +10,14 @@
  * - Whoever wants the same at once shares one dial, which goes on until nobody waits for it any more.
  */
 import { toHex } from '../bytes/index.ts'
-import { type Connector, type FindRelays, type Leave, untilAborted, type Via } from '../connect/index.ts'
+import { type Connector, type FindRelays, type Leave, under, untilAborted, type Via } from '../connect/index.ts'
 import type { KnownPeers } from '../discovery/index.ts'
 import type { ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import type { Gate } from './gate.ts'
-import { type Resort, tryAll } from './last-resorts.ts'
+import { type Resort, together, tryAll } from './last-resorts.ts'
 import type { ConnectOptions } from './options.ts'
 import type { Relays } from './relays.ts'
 import type { Visits } from './visits.ts'
@@ -37,6 +37,9 @@ const NOT_THERE: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
   'ERR_PEERLINE_TIMEOUT',
   'ERR_PEERLINE_WRONG_PEER',
 ])
+
+/** ms to learn what others see of us: as long as peers are asked for it at most, and a little. */
+const SETTLE_MS = 3_500
 
 export interface DiallingOptions {
   readonly connector: Connector
@@ -130,10 +133,10 @@ export class Dialling {
     const direct = via === 'auto' || via === 'direct' || via === 'tcp'
     if (direct && addresses.length > 0) {
       const given = (limited: AbortSignal) => this.#direct(id, addresses, { signal: limited, leave, capability })
-      return tryAll([resort(given), ...(signals ? [asked] : []), ...others.map(resort)], signal)
+      return tryAll([resort(given), ...(signals ? [asked] : []), ...others], signal)
     }
     if (!isOnline()) {
-      return tryAll([...(signals || others.length === 0 ? [asked] : []), ...others.map(resort)], signal)
+      return tryAll([...(signals || others.length === 0 ? [asked] : []), ...others], signal)
     }
     try {
       // It is there, and knows better than anybody else.
@@ -141,45 +144,48 @@ export class Dialling {
     } catch (error) {
       if (!UNFOUND.has((error as PeerlineError).code) || signal.aborted || others.length === 0) throw error
       // What signaling says is better known than why an old address no longer is one.
-      return await tryAll(others.map(resort), signal).catch(() => Promise.reject(error))
+      return await tryAll(others, signal).catch(() => Promise.reject(error))
     }
   }
 
   /** Where else it may be, the likeliest first. */
-  #others(id: PeerId, dial: Dial, leave: Leave): ((signal: AbortSignal) => Promise<Session>)[] {
+  #others(id: PeerId, dial: Dial, leave: Leave): Resort<Session>[] {
     const { connector, relays, seekIntroducers, seekRecord } = this.#options
     const { via, early, capability } = dial
     const ours = (given: AbortSignal) => relays.find(dial.relay, given)
-    const by = (medium: Signaling, signal: AbortSignal, circuits: FindRelays = ours) =>
-      connector.dial(id, {
-        ...{ via, early, capability, medium, signal, leave },
-        relays: via === 'auto' ? circuits : undefined,
-      })
+    const by = async (medium: Signaling, signal: AbortSignal, circuits: FindRelays = ours) => {
+      const found = via === 'auto' ? circuits : undefined
+      await this.#ready(found, signal)
+      return connector.dial(id, { ...{ via, early, capability, medium, signal, leave }, relays: found })
+    }
     const others = this.#places(id, dial, leave, by)
     const seek = seekIntroducers(id)
-    if (seek !== undefined) others.push(async (signal) => by(await seek(signal), signal))
+    if (seek !== undefined) others.push(resort(async (signal) => by(await seek(signal), signal)))
     if (seekRecord !== undefined) {
-      others.push(async (signal) => {
+      const found = async (signal: AbortSignal) => {
         await seekRecord(id, signal)
-        return tryAll(this.#places(id, { ...dial, addresses: [] }, leave, by).map(resort), signal)
-      })
+        return tryAll(this.#places(id, { ...dial, addresses: [] }, leave, by), signal)
+      }
+      others.push({ ...resort(found), final: false })
     }
     return others
   }
 
   /** Where the address book says that it is, or may be asked. */
-  #places(id: PeerId, dial: Dial, leave: Leave, by: By): ((signal: AbortSignal) => Promise<Session>)[] {
+  #places(id: PeerId, dial: Dial, leave: Leave, by: By): Resort<Session>[] {
     const { known, relays, visits } = this.#options
     const { via, addresses = [], capability } = dial
     const direct = via === 'auto' || via === 'direct' || via === 'tcp'
     const remembered = direct && addresses.length === 0 ? known.addressesOf(id) : []
     const ours = (given: AbortSignal) => relays.find(dial.relay, given)
-    const places = visits.at(known.rendezvousOf(id)).map((visit) => {
+    const places: Resort<Session>[] = visits.at(known.rendezvousOf(id)).map((visit) => {
       // Its relay is ours for the time: we may have none.
       const circuits = async (given: AbortSignal) => [...(await ours(given)), ...(await visit.relays(given))]
-      return (signal: AbortSignal) => by(visit.medium, signal, circuits)
+      return { ...resort((signal) => by(visit.medium, signal, circuits)), final: false }
     })
-    if (remembered.length > 0) places.unshift((signal) => this.#direct(id, remembered, { signal, leave, capability }))
+    if (remembered.length > 0) {
+      places.unshift(resort((signal) => this.#direct(id, remembered, { signal, leave, capability })))
+    }
     return places
   }
 
@@ -200,21 +206,37 @@ export class Dialling {
   }
 
   async #signaled(id: PeerId, { via, relay, early, capability, medium, signal }: Dial, leave: Leave): Promise<Session> {
-    const { connector, relays, hasRendezvous, hasOthers, online, settled } = this.#options
+    const { connector, relays, hasRendezvous, hasOthers, online } = this.#options
+    let unreached: unknown
     if (hasRendezvous() && medium === undefined) {
       await online(signal).catch((error) => {
         // The local network, and mutual peers, answer by themselves, should no rendezvous be reached.
         if (!hasOthers() || signal.aborted) throw error
+        unreached = error
       })
     }
-    // Without a relay there is no second chance to say where we are: it must be known when the offer goes out.
-    if (via !== 'auto' && via !== 'relay') await untilAborted(settled(), signal, `dialling ${id}`)
+    const find: FindRelays = (given) => relays.find(relay, given)
     const relayed = via === 'auto' || via === 'relay'
-    return connector.dial(id, {
+    // A relay that was chosen is waited for in any case.
+    if (via !== 'relay' && relay === undefined) await this.#ready(relayed ? find : undefined, signal)
+    const dialled = connector.dial(id, {
       via,
-      relays: relayed ? (given) => relays.find(relay, given) : undefined,
+      relays: relayed ? find : undefined,
       exclusive: relay?.exclusive,
       ...{ early, capability, medium, signal, leave },
+    })
+    return dialled.catch((error) => Promise.reject(together(error, [unreached])))
+  }
+
+  /**
+   * Without a relay there is no second chance to say where we are: it must be known when the offer goes out, as far as that is to
+   * be known soon.
+   */
+  async #ready(relays: FindRelays | undefined, signal: AbortSignal): Promise<void> {
+    if (relays !== undefined && (await relays(signal)).length > 0) return
+    const settled = (limited: AbortSignal) => untilAborted(this.#options.settled(), limited, 'dialling')
+    await under([signal, AbortSignal.timeout(SETTLE_MS)], settled).catch((error) => {
+      if (signal.aborted) throw error
     })
   }
 }

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
-import { type Resort, tryAll } from './last-resorts.ts'
+import { type Resort, together, tryAll } from './last-resorts.ts'
 
 const signal = new AbortController().signal
 const offline = (text = 'not there') => new PeerlineError('ERR_PEERLINE_OFFLINE', text)
@@ -77,16 +77,33 @@ test.each(['ERR_PEERLINE_DENIED', 'ERR_PEERLINE_INVALID', 'ERR_PEERLINE_LIMIT'] 
   },
 )
 
+test('unless it is said by a place that we were only sent to: then the next is tried', async () => {
+  const sent: Fake & { final?: boolean } = Object.assign(new Fake(), { final: false })
+  const all = [sent, new Fake()]
+  const made = tryAll(all, signal)
+  sent.reject(new PeerlineError('ERR_PEERLINE_DENIED', 'no'))
+  await vi.advanceTimersByTimeAsync(0)
+  all[1]!.resolve('second')
+  expect(await made).toBe('second')
+})
+
 test.each([
-  ['the first', [false, false], 'one'],
-  ['the telling one', [false, true], 'two'],
-] as const)('when none works, the failure of %s is told', async (_, telling, text) => {
+  ['the first', [false, false], 'ERR_PEERLINE_OFFLINE', 'one; two'],
+  ['the telling one', [false, true], 'ERR_PEERLINE_TIMEOUT', 'two; one'],
+] as const)('when none works, the failure of %s is told, with the others', async (_, telling, code, message) => {
   const all = telling.map((one) => new Fake(one))
-  const made = expect(tryAll(all, signal)).rejects.toMatchObject({ message: text })
+  const made = expect(tryAll(all, signal)).rejects.toMatchObject({ code, message })
   all[0]!.reject(offline('one'))
   await vi.advanceTimersByTimeAsync(0)
-  all[1]!.reject(offline('two'))
+  all[1]!.reject(new PeerlineError('ERR_PEERLINE_TIMEOUT', 'two'))
   await made
+})
+
+test('what fails twice for one reason says so once, and what is no failure of ours is left as it is', () => {
+  const one = offline('one')
+  expect(together(one, [one, offline('one'), undefined])).toBe(one)
+  const other = new Error('a bug')
+  expect(together(other, [one])).toBe(other)
 })
 
 test('the caller ends it', async () => {

@@ -22,6 +22,8 @@ export interface Resort<T> {
   readonly late: (made: T) => void
   /** When none works, its failure says more than that of the others. @default that of the first does */
   readonly telling?: boolean
+  /** False: it is said by a place that we were only sent to, and nothing follows from it for the others. @default true */
+  readonly final?: boolean
 }
 
 /**
@@ -58,11 +60,22 @@ export function tryAll<T>(resorts: readonly Resort<T>[], signal: AbortSignal): P
     const onFailed = (resort: Resort<T>, error: unknown) => {
       failures.set(resort, error)
       if (over) return
-      if (signal.aborted || (isPeerlineError(error) && FINAL.has(error.code))) return end(() => reject(error))
-      if (failures.size === resorts.length)
-        return end(() => reject(failures.get(resorts.find(({ telling }) => telling) ?? resorts[0]!)))
+      const last = resort.final !== false && isPeerlineError(error) && FINAL.has(error.code)
+      if (signal.aborted || last) return end(() => reject(error))
+      if (failures.size === resorts.length) {
+        const said = resorts.map((one) => failures.get(one))
+        return end(() => reject(together(failures.get(resorts.find(({ telling }) => telling) ?? resorts[0]!), said)))
+      }
       if (failures.size === begun) begin()
     }
     begin()
   })
+}
+
+/** The most telling of several failures, which says what the others say as well. */
+export function together(most: unknown, all: readonly unknown[]): unknown {
+  if (!isPeerlineError(most)) return most
+  const said = new Set([most, ...all].flatMap((error) => (isPeerlineError(error) ? error.message : [])))
+  if (said.size === 1) return most
+  return new PeerlineError(most.code, [...said].join('; '), { cause: most, recover: most.recover })
 }

@@ -176,6 +176,16 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
     })
   }
 
+  /** Where others may dial us. */
+  get topics(): readonly Topics[] {
+    return this.status.flatMap(({ topics }) => topics ?? [])
+  }
+
+  /** The same, as a record tells it. */
+  get topicEntries(): readonly string[] {
+    return this.topics.flatMap(topicEntries)
+  }
+
   /**
    * Resolves when at least one is open.
    * @throws PeerlineError of the first when each has failed once (they are tried again all the same), or what the signal says

@@ -26,6 +26,11 @@ export type ServerAddress = ReturnType<typeof parseServerUrl>
 /** Dials a peer where it was. */
 type Dial = (id: PeerId, addresses: readonly string[], signal: AbortSignal) => Promise<Session>
 
+/** How much is told on the local network; who is not listed tells nothing. */
+export function lanModeOf({ announce = 'listen', listed = true }: PeerOptions): LanMode {
+  return announce === 'announce' && !listed ? 'listen' : announce
+}
+
 export interface MediaHost {
   readonly identity: Identity
   /** URLs where we may be found. */

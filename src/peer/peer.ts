@@ -1,21 +1,12 @@
 /**
  * The peer: one identity, its sessions, and what it answers to. The facade that wires the rooms below.
  */
-import {
-  type Candidate,
-  Connector,
-  type Leave,
-  parseServerUrl,
-  under,
-  untilAborted,
-  type Via,
-} from '../connect/index.ts'
-import type { Damage, DhtSettings, KnownPeers, LanMode, LanNeighbour } from '../discovery/index.ts'
+import { type Candidate, Connector, type Leave, parseServerUrl, untilAborted, type Via } from '../connect/index.ts'
+import type { Damage, KnownPeers, LanNeighbour } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
-import { topicEntries } from '../ledger/index.ts'
-import { formatHostPort, parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
+import { parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
 import type { AddressVerdict } from '../network/address-quorum.ts'
 import type { NatView } from '../network/nat.ts'
 import type { FramedPath } from '../path/index.ts'
@@ -48,23 +39,19 @@ import {
 } from '../session/index.ts'
 import { ByHand, type ByHandOptions } from '../signaling/index.ts'
 import type { KnownTask, Routines, TaskQueue } from '../tasks/index.ts'
-import { DhtPlace } from './dht-place.ts'
-import { Dialling } from './dialling.ts'
 import { Duties } from './duties.ts'
 import { type Delivery, Exchanges } from './exchanges.ts'
+import { Finding } from './finding.ts'
 import { Gate } from './gate.ts'
 import { type HandleOptions, Handlers, type StreamContext, type StreamHandler } from './handlers.ts'
 import { KeptLedgers, type LedgerStatus } from './ledgers.ts'
 import { Listener } from './listener.ts'
-import { Media, type ServerAddress } from './media.ts'
 import { Memory } from './memory.ts'
 import type { ConnectOptions, PeerOptions, PeerRequestOptions } from './options.ts'
 import type { OrderOutcome } from './orders.ts'
 import { Reachability } from './reachability.ts'
-import { Relays } from './relays.ts'
 import type { RendezvousLinksEvents, RendezvousStatus } from './rendezvous-links.ts'
 import { Standing } from './standing.ts'
-import { Visits } from './visits.ts'
 
 /** Bytes for all sessions: sixteen transfers at 1 Gbit/s over 130 ms, both ends of them here. */
 const MEMORY_BYTES = 536_870_912
@@ -106,7 +93,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly identity: Identity
   readonly #connector: Connector
   readonly #listeners: Listener[] = []
-  readonly #dialling: Dialling
+  readonly #finding: Finding
   readonly #gate: Gate
   readonly #handlers: Handlers
   readonly #exchanges: Exchanges
@@ -119,9 +106,6 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   readonly #near: boolean
   readonly #reachability: Reachability
   #stopWatching: (() => void) | undefined
-  readonly #relays: Relays
-  readonly #media: Media
-  #dht: DhtPlace | undefined
   readonly #closing = new AbortController()
   #closed: Promise<void> | undefined
 
@@ -162,7 +146,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.#near = options.lan ?? (urls.length > 0 && !this.#loopbackRendezvous)
     this.#reachability = new Reachability({
       listeners: () => this.#listeners,
-      links: () => this.#media.links.all,
+      links: () => this.#finding.media.links.all,
       loopback: () => this.#loopback,
       reflectors: options.reflectors ?? [],
       publicAddress: options.publicAddress,
@@ -198,11 +182,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       reconnectMs: options.reconnectMs,
       timing: options.timing,
       standbyRelay: options.standbyRelay ?? true,
-      relays: (signal) => this.#relays.find(undefined, signal),
-      hurry: () => this.#media.links.hurry(),
+      relays: (signal) => this.#finding.relays.find(undefined, signal),
+      hurry: () => this.#finding.media.links.hurry(),
       onStream: (session, stream) => this.#handlers.onStream(session, stream),
       onEarly: (from, asked) => this.#handlers.onEarly(from, asked),
-      signaling: (how) => this.#media.working(how),
+      signaling: (how) => this.#finding.media.working(how),
       signalingOrder: options.signaling,
       vantage: () => this.#reachability.view(),
       refresh: (signal) => this.#reachability.refresh(signal),
@@ -212,25 +196,21 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       answerVia: this.#via,
       loopback: () => this.#loopback,
       rendezvous: () => (options.listed === false ? [] : named),
-      knownRelays: () => this.#media.links.all.map(({ address }) => address),
+      knownRelays: () => this.#finding.media.links.all.map(({ address }) => address),
       onCircuit: options.onCircuit,
       onProbe: (token, remote) => this.#reachability.seen.onProbe(token, remote),
     })
-    this.#relays = new Relays({
-      links: () => this.#media.links.all,
-      dial: (url, signal) => this.#connector.direct.server(url, { signal }),
-    })
-    this.#media = new Media(
+    this.#finding = new Finding(
       {
-        identity,
+        ...{ identity, memory, kept, urls, named, gate: this.#gate, handlers: this.#handlers },
         connector: this.#connector,
-        handlers: this.#handlers,
-        rendezvous: options.listed === false ? [] : named,
-        kept,
-        listening: () => this.addresses,
-        onNeighbour: (found) => this.#onNeighbour(found),
-        touch: () => memory.touch(),
         dialServer: (url, signal) => this.#dialServer(url, signal),
+        listening: () => this.addresses,
+        candidates: () => this.candidates,
+        loopback: () => this.#loopback,
+        onNeighbour: (found) => this.#onNeighbour(found),
+        settled: () => this.settled(),
+        closing: this.#closing.signal,
       },
       options,
     )
@@ -240,48 +220,25 @@ export class Peer extends TypedEventTarget<PeerEvents> {
         sessions: () => this.#connector.peerSessions,
         nodes: () => this.#nodes(urls),
         rendezvous: named,
-        topics: () => this.ledgers.flatMap(({ topics }) => topics ?? []),
+        topics: () => this.#finding.media.ledgers.topics,
         candidates: () => this.candidates,
         reach: (peer, how) => this.reach(peer, how),
         closing: this.#closing.signal,
       },
       options,
     )
-    this.#dialling = new Dialling({
-      connector: this.#connector,
-      gate: this.#gate,
-      known: memory.known,
-      relays: this.#relays,
-      visits: new Visits({
-        connector: this.#connector,
-        own: () => urls.map(({ address }) => address),
-        loopback: () => this.#loopback,
-        isBanned: (peer) => memory.bans.isBanned(peer),
-        closing: this.#closing.signal,
-      }),
-      seekIntroducers: (to) => {
-        if (options.askPeers === false) return undefined
-        return this.#media.seekIntroducers(to, memory.known, (...how) => this.#dialKnown(...how))
-      },
-      seekRecord: options.dht === undefined ? undefined : async (to, signal) => this.#dht?.seek(to, signal),
-      isOnline: () => this.#media.isOnline,
-      hasRendezvous: () => this.#media.standing,
-      hasOthers: () => this.#media.others,
-      online: (signal) => this.online({ signal }),
-      settled: () => this.settled(),
-    })
-    this.#media.ledgers.addEventListener('online', ({ detail }) => {
+    this.#finding.media.ledgers.addEventListener('online', ({ detail }) => {
       void this.#reachability.onOnline()
       this.#connector.keeper.wake()
       this.emit('ledgerOnline', detail)
     })
-    this.#media.ledgers.addEventListener('error', ({ detail }) => this.emit('ledgerError', detail))
-    this.#media.links.addEventListener('online', ({ detail }) => {
+    this.#finding.media.ledgers.addEventListener('error', ({ detail }) => this.emit('ledgerError', detail))
+    this.#finding.media.links.addEventListener('online', ({ detail }) => {
       this.#connector.keeper.wake()
       void this.#reachability.onOnline()
       this.emit('online', detail)
     })
-    this.#media.links.addEventListener('offline', ({ detail }) => this.emit('offline', detail))
+    this.#finding.media.links.addEventListener('offline', ({ detail }) => this.emit('offline', detail))
   }
 
   /**
@@ -312,15 +269,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       // Who is to be reached through relays alone need not listen.
       for (const address of options.listen ?? (peer.#via === 'relay' ? [] : [':0'])) await peer.listen(address)
       await peer.#reachability.start()
-      if (peer.#near && peer.#via !== 'relay') await peer.#media.joinLan(lanModeOf(options))
-      if (options.dht !== undefined && peer.#via !== 'relay')
-        await peer.#joinDht(options.dht, options.listed ?? true, urls)
+      const hidden = peer.#via === 'relay'
+      await peer.#finding.open({ near: peer.#near && !hidden, hidden })
     } catch (error) {
       await peer.close()
       throw error
     }
     peer.#stopWatching = watchAddresses(() => peer.#onNetworkChange())
-    peer.#media.register(urls)
+    peer.#finding.media.register(urls)
     return peer
   }
 
@@ -413,17 +369,17 @@ export class Peer extends TypedEventTarget<PeerEvents> {
 
   /** The rendezvous of this peer: `online`: registered there; `moving`: it has said that it goes away; `rttMs`: the round trip. */
   get rendezvous(): readonly RendezvousStatus[] {
-    return this.#media.links.status
+    return this.#finding.media.links.status
   }
 
   /** Peers that have told on the local network that they are there. */
   get neighbours(): readonly LanNeighbour[] {
-    return this.#media.neighbours
+    return this.#finding.media.neighbours
   }
 
   /** The ledgers of this peer: `online`: open; `topics`: where others may dial us there. */
   get ledgers(): readonly LedgerStatus[] {
-    return this.#media.ledgers.status
+    return this.#finding.media.ledgers.status
   }
 
   /** Sessions that have not ended, those with the rendezvous among them. */
@@ -444,7 +400,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     }
     this.#listeners.push(listener)
     for (const session of this.sessions) this.#connector.upgradeOf(session)?.tell()
-    this.#media.listeningChanged()
+    this.#finding.media.listeningChanged()
     this.emit('listening', { address: listener.address })
     return listener.address
   }
@@ -452,28 +408,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** This machine has other addresses, or none: what is there may be dead, and has to show that it is not. */
   #onNetworkChange(): void {
     void this.#reachability.networkChanged()
-    this.#media.networkChanged()
+    this.#finding.media.networkChanged()
     this.#connector.probe(CHANGED_MS)
     this.#tellChange()
   }
 
-  async #joinDht(settings: DhtSettings, listed: boolean, urls: readonly ServerAddress[]): Promise<void> {
-    const content = () => ({
-      addresses: this.candidates
-        .filter(({ kind }) => kind === 'tcp')
-        .map(({ host, port }) => formatHostPort(host, port)),
-      rendezvous: urls.map(({ address, peer }) => `${address}#${peer}`),
-      topics: this.ledgers.flatMap(({ topics }) => topics ?? []).flatMap(topicEntries),
-    })
-    const none = () => ({})
-    const host = { identity: this.identity, known: this.known, content: listed ? content : none }
-    this.#dht = await DhtPlace.open(host, settings)
-    this.#dht.tell()
-  }
-
   /** The ways to us have changed: sessions that want a better path seek it anew, and those without any tell it at once. */
   #tellChange(): void {
-    this.#dht?.tell()
+    this.#finding.tellChange()
     this.#connector.keeper.wake()
     for (const session of this.sessions) this.#connector.upgradeOf(session)?.again()
   }
@@ -503,8 +445,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
    * @throws PeerlineError of the first one when all have failed (they are tried again all the same), or what the signal says
    */
   async online(options: { signal?: AbortSignal } = {}): Promise<void> {
-    const given = options.signal === undefined ? [] : [options.signal]
-    await under([this.#closing.signal, ...given], (signal) => this.#media.online(signal))
+    await this.#finding.online(options.signal)
   }
 
   /** How the NAT in front of this peer behaves, as far as it is known. */
@@ -568,17 +509,11 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       options.via === undefined && relay === undefined ? { ...options, ...this.known.settingsOf(id) } : options
     const way = how.relay?.exclusive || this.#via === 'relay' ? 'relay' : (how.via ?? via)
     try {
-      return await this.#dialling.dial(id, { ...how, via: way, signal })
+      return await this.#finding.dial(id, { ...how, via: way, signal })
     } catch (error) {
       this.emit('dialFailed', { peer: id, error: asPeerlineError(error, 'ERR_PEERLINE_NO_PATH') })
       throw error
     }
-  }
-
-  /** Dials a peer of the address book where it was, for what it may do for us. */
-  async #dialKnown(id: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
-    const leave = await this.#gate.permit(id, signal)
-    return this.#connector.direct.dial(id, addresses, { signal, leave })
   }
 
   /**
@@ -753,7 +688,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     session.addEventListener('open', () => {
       this.#reachability.onSession()
       this.known.connected(session.peer, { direction: session.initiator ? 'out' : 'in' })
-      this.#media.settle()
+      this.#finding.media.settle()
       this.emit('session', { session, inbound: !session.initiator })
     })
     session.addEventListener('reconnected', () => this.#reachability.onSession())
@@ -786,12 +721,12 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     this.firewall.close()
     this.#handlers.close()
     this.#stopWatching?.()
-    const goodbye = Promise.all([this.#media.close(), this.#dht?.close()]).then(() => {})
+    const goodbye = this.#finding.close()
     const listening = this.#listeners.map((listener) => listener.close())
     // Some media go by sessions of ours.
     await untilOver(goodbye, options.signal)
     await this.#connector.close(options)
-    await Promise.all([...listening, this.#reachability.close(), this.#media.end()])
+    await Promise.all([...listening, this.#reachability.close(), this.#finding.end()])
     await this.#memory.close()
   }
 
@@ -802,11 +737,6 @@ export class Peer extends TypedEventTarget<PeerEvents> {
 
 function closedError(): PeerlineError {
   return new PeerlineError('ERR_PEERLINE_CLOSED', 'the peer was closed')
-}
-
-/** How much is told on the local network; who is not listed tells nothing. */
-function lanModeOf({ announce = 'listen', listed = true }: PeerOptions): LanMode {
-  return announce === 'announce' && !listed ? 'listen' : announce
 }
 
 /** Resolves with the promise, or as soon as the signal fires. */

@@ -15,7 +15,7 @@
  */
 import { type Candidate, firstOf, type Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
-import type { AddressVerdict, QuorumSettings } from '../network/address-quorum.ts'
+import { type AddressVerdict, type QuorumSettings, readQuorum } from '../network/address-quorum.ts'
 import {
   classifyTcp,
   type NatMapping,
@@ -101,6 +101,7 @@ export class Reachability {
   #looks = 0
   #askedAt = Number.NEGATIVE_INFINITY
   #askTimer: ReturnType<typeof setTimeout> | undefined
+  #asking: Promise<void> | undefined
   #agreed: readonly AddressVerdict[] = []
   /** Tells peers what we see of them. */
   readonly seen = new SeenAddress({
@@ -126,6 +127,8 @@ export class Reachability {
     if (this.#stop.signal.aborted) return void this.#udp?.close()
     this.#keepOften()
     void this.#lookUp()
+    // Those of the options are there without a rendezvous, too; who is dialled had better know by then.
+    if (this.#options.reflectors.length > 0) void this.onOnline()
     const listener = listeners().find(({ onLoopback }) => !onLoopback)
     if (!portMapping || listener === undefined) return
     this.#mapper = PortMapper.start({
@@ -247,13 +250,28 @@ export class Reachability {
 
   /** A session with a peer is open: where nobody else tells what he sees of us, there may be peers enough now. */
   onSession(): void {
-    if (!this.#options.observe || this.#isTold) return
-    const known = this.#udp === undefined || this.#udpView.mapping !== 'unknown'
-    if (known && this.#agreed.some(({ kind }) => kind === 'agreed')) return
+    if (!this.#wantsPeers) return
     clearTimeout(this.#askTimer)
     const wait = Math.max(CALM_MS, this.#askedAt + ASK_AGAIN_MS - performance.now())
     this.#askTimer = setTimeout(() => void this.#askPeers(), wait)
     this.#askTimer.unref?.()
+  }
+
+  /** What peers see of us would be news. */
+  get #wantsPeers(): boolean {
+    if (!this.#options.observe || this.#isTold) return false
+    const known = this.#udp === undefined || this.#udpView.mapping !== 'unknown'
+    return !(known && this.#agreed.some(({ kind }) => kind === 'agreed'))
+  }
+
+  /** Asks those who are there at once, where they are enough and were not asked just now. */
+  async #hearPeers(): Promise<void> {
+    if (this.#asking !== undefined) return this.#asking
+    if (!this.#wantsPeers || performance.now() - this.#askedAt < ASK_AGAIN_MS) return
+    const { observers, addressQuorum = {} } = this.#options
+    if (new Set(observers().map(({ peer }) => peer)).size < readQuorum(addressQuorum).quorum) return
+    clearTimeout(this.#askTimer)
+    await this.#askPeers()
   }
 
   /** A rendezvous or a reflector is there to tell what it sees. */
@@ -264,7 +282,15 @@ export class Reachability {
   }
 
   /** Asks peers. Never rejects. */
-  async #askPeers(): Promise<void> {
+  #askPeers(): Promise<void> {
+    const asking = this.#hear().finally(() => {
+      if (this.#asking === asking) this.#asking = undefined
+    })
+    this.#asking = asking
+    return asking
+  }
+
+  async #hear(): Promise<void> {
     const { observers, addressQuorum, mayUse } = this.#options
     this.#askedAt = performance.now()
     const { signal } = this.#stop
@@ -305,8 +331,10 @@ export class Reachability {
   }
 
   /** Resolves when others have been asked what they see of us, at least once since the network was last another one. */
-  settled(): Promise<void> {
-    return this.#observing ?? (this.#observed ? Promise.resolve() : this.onOnline())
+  async settled(): Promise<void> {
+    const known = this.#observed || !this.#isTold
+    await (this.#observing ?? (known ? undefined : this.onOnline()))
+    await this.#hearPeers()
   }
 
   async #observe(): Promise<void> {

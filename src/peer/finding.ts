@@ -1,0 +1,143 @@
+/**
+ * How a peer finds others, and is found: its media, the relays where it may be met, the DHT, and the order in which all of
+ * that is tried when it dials.
+ */
+import { type Candidate, type Connector, under } from '../connect/index.ts'
+import type { LanNeighbour } from '../discovery/index.ts'
+import type { Identity, PeerId } from '../identity/index.ts'
+import { formatHostPort } from '../network/address.ts'
+import type { Session } from '../session/index.ts'
+import { DhtPlace } from './dht-place.ts'
+import { Dialling } from './dialling.ts'
+import type { Gate } from './gate.ts'
+import type { Handlers } from './handlers.ts'
+import type { KeptLedgers } from './ledgers.ts'
+import { lanModeOf, Media, type MediaHost, type ServerAddress } from './media.ts'
+import type { Memory } from './memory.ts'
+import type { PeerOptions } from './options.ts'
+import { Relays } from './relays.ts'
+import { Visits } from './visits.ts'
+
+export interface FindingHost {
+  readonly identity: Identity
+  readonly memory: Memory
+  readonly kept: KeptLedgers
+  readonly connector: Connector
+  readonly gate: Gate
+  readonly handlers: Handlers
+  /** Our rendezvous, and their URLs. */
+  readonly urls: readonly ServerAddress[]
+  readonly named: readonly string[]
+  readonly dialServer: MediaHost['dialServer']
+  /** Where we listen, `host:port`, and the ways to us that others may be told of. */
+  readonly listening: () => string[]
+  readonly candidates: () => readonly Candidate[]
+  /** True when this machine is to be found on loopback. */
+  readonly loopback: () => boolean
+  readonly onNeighbour: (found: LanNeighbour) => void
+  /** Resolves when it is known how others see this peer. */
+  readonly settled: () => Promise<void>
+  readonly closing: AbortSignal
+}
+
+export class Finding {
+  readonly media: Media
+  readonly relays: Relays
+  readonly #dialling: Dialling
+  readonly #host: FindingHost
+  readonly #options: PeerOptions
+  #dht: DhtPlace | undefined
+
+  constructor(host: FindingHost, options: PeerOptions) {
+    this.#host = host
+    this.#options = options
+    const { identity, memory, kept, connector, gate, handlers, urls, named, listening, closing } = host
+    this.relays = new Relays({
+      links: () => this.media.links.all,
+      dial: (url, signal) => connector.direct.server(url, { signal }),
+    })
+    this.media = new Media(
+      {
+        ...{ identity, connector, handlers, kept, listening },
+        rendezvous: options.listed === false ? [] : named,
+        onNeighbour: host.onNeighbour,
+        touch: () => memory.touch(),
+        dialServer: host.dialServer,
+      },
+      options,
+    )
+    this.#dialling = new Dialling({
+      ...{ connector, gate, known: memory.known, relays: this.relays },
+      visits: new Visits({
+        ...{ connector, closing, loopback: host.loopback },
+        own: () => urls.map(({ address }) => address),
+        isBanned: (peer) => memory.bans.isBanned(peer),
+      }),
+      seekIntroducers: (to) => {
+        if (options.askPeers === false) return undefined
+        return this.media.seekIntroducers(to, memory.known, (...how) => this.#dialKnown(...how))
+      },
+      seekRecord: options.dht === undefined ? undefined : async (to, signal) => this.#dht?.seek(to, signal),
+      isOnline: () => this.media.isOnline,
+      hasRendezvous: () => this.media.standing,
+      hasOthers: () => this.media.others,
+      online: (signal) => this.online(signal),
+      settled: host.settled,
+    })
+  }
+
+  /** A session with a peer, where we may have one. @throws PeerlineError as `Peer.connect` */
+  dial(...how: Parameters<Dialling['dial']>): Promise<Session> {
+    return this.#dialling.dial(...how)
+  }
+
+  /** Dials a peer of the address book where it was, for what it may do for us. */
+  async #dialKnown(id: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
+    const leave = await this.#host.gate.permit(id, signal)
+    return this.#host.connector.direct.dial(id, addresses, { signal, leave })
+  }
+
+  /**
+   * Begins to look around, and to be found. `near`: also on the local network.
+   * @throws PeerlineError `ERR_PEERLINE_UNSUPPORTED`, … as `Dht.open`
+   */
+  async open({ near, hidden }: { readonly near: boolean; readonly hidden: boolean }): Promise<void> {
+    if (near) await this.media.joinLan(lanModeOf(this.#options))
+    if (this.#options.dht !== undefined && !hidden) await this.#joinDht(this.#options.dht)
+  }
+
+  async #joinDht(settings: NonNullable<PeerOptions['dht']>): Promise<void> {
+    const { identity, memory, named, candidates } = this.#host
+    const content = () => ({
+      addresses: candidates()
+        .filter(({ kind }) => kind === 'tcp')
+        .map(({ host, port }) => formatHostPort(host, port)),
+      rendezvous: named,
+      topics: this.media.ledgers.topicEntries,
+    })
+    const told = this.#options.listed === false ? () => ({}) : content
+    this.#dht = await DhtPlace.open({ identity, known: memory.known, content: told }, settings)
+    this.#dht.tell()
+  }
+
+  /** Resolves when a rendezvous has us registered, or a ledger is open. @throws PeerlineError of the first when all have failed */
+  async online(signal: AbortSignal | undefined): Promise<void> {
+    const given = signal === undefined ? [] : [signal]
+    await under([this.#host.closing, ...given], (limited) => this.media.online(limited))
+  }
+
+  /** The ways to us have changed. */
+  tellChange(): void {
+    this.#dht?.tell()
+  }
+
+  /** Says goodbye: nobody is found, and nothing is heard, any more. */
+  async close(): Promise<void> {
+    await Promise.all([this.media.close(), this.#dht?.close()])
+  }
+
+  /** Frees what answers had to go by. */
+  end(): Promise<void> {
+    return this.media.end()
+  }
+}
