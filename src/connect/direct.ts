@@ -9,12 +9,12 @@ import { createOffer, type Offer, type SessionKeys, startExchange } from '../han
 import type { Identity, PeerId } from '../identity/index.ts'
 import { hostOf, parseHostPort } from '../network/address.ts'
 import { FramedPath, type Path } from '../path/index.ts'
+import { under } from '../pause.ts'
 import type { Session } from '../session/index.ts'
 import type { Leave } from './acceptor.ts'
 import { encodeBody } from './candidate.ts'
 import { type Claim, type Counted, held } from './counted.ts'
 import { firstMessage } from './first-message.ts'
-import { under } from './pause.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
 import { dialServer, type ServerUrl } from './url.ts'
 

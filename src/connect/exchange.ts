@@ -9,10 +9,10 @@
  */
 import { abortError, type PeerlineError } from '../errors.ts'
 import { MAX_OFFER_LIFETIME_MS, OFFER_OVERHEAD_BYTES, type Offer, type SessionKeys } from '../handshake/index.ts'
+import { firstOf } from '../pause.ts'
 import type { SignalingAttempt } from '../session/index.ts'
 import { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type Signaling, type SignalingCost } from '../signaling/index.ts'
 import { MAX_BODY_BYTES } from './candidate.ts'
-import { firstOf } from './pause.ts'
 
 /** Which media are used first. */
 export type SignalingOrder = 'cheapest-first' | 'all-at-once'

@@ -1,3 +1,4 @@
+export { firstOf, pause, under, untilAborted } from '../pause.ts'
 export type { Admit, AdmitHow, Leave } from './acceptor.ts'
 export type { FindRelays } from './bonds.ts'
 export {
@@ -13,7 +14,6 @@ export {
 export { Connector, type ConnectorOptions } from './connector.ts'
 export type { Claim, Counted } from './counted.ts'
 export type { SignalingOrder } from './exchange.ts'
-export { firstOf, pause, under, untilAborted } from './pause.ts'
 export type { BirthdayBudget } from './punch-udp.ts'
 export { MAX_RELAY_MESSAGE_BYTES, RELAY_PROTOCOL, Reservation } from './reservation.ts'
 export { DEFAULT_PORT, parseServerAddress, parseServerUrl, type ServerUrl } from './url.ts'

@@ -5,7 +5,7 @@
 import { setMaxListeners } from 'node:events'
 import { abortError, type PeerlineError } from '../errors.ts'
 import { connectTcp, type FramedPath, tcpPath } from '../path/index.ts'
-import { pause } from './pause.ts'
+import { pause } from '../pause.ts'
 
 /** ms for one path to be opened: a TCP connection that has sent its SYN three times will hardly come. */
 export const PATH_ATTEMPT_MS = 8_000

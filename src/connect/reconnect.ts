@@ -12,8 +12,9 @@
  *   closed later.
  * - An attempt that hangs holds up none that comes after it; {@link MAX_CALLS} are under way at once.
  */
+
+import { firstOf, pause } from '../pause.ts'
 import type { Session } from '../session/index.ts'
-import { firstOf, pause } from './pause.ts'
 
 /** ms between attempts: a person hardly notices, and 60 of them are no burden to a server. */
 const EVERY_MS = 1_000

@@ -5,8 +5,9 @@
  *
  * The side that dialled sees to it; the other one only when that does not happen.
  */
+
+import { firstOf, pause } from '../pause.ts'
 import type { Session } from '../session/index.ts'
-import { firstOf, pause } from './pause.ts'
 
 /** ms before a lost relay path is replaced, by the side that dialled and by the other: relays that went may come back. */
 const INITIATOR_MS = 1_000

@@ -22,9 +22,9 @@ import { createHmac } from 'node:crypto'
 import type { PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { WebRtcAttempt } from '../path/index.ts'
+import { firstOf, pause } from '../pause.ts'
 import type { PathAttempt } from '../session/index.ts'
 import { type Candidate, type ConnectionBody, encodeBody, type PunchCall } from './candidate.ts'
-import { firstOf, pause } from './pause.ts'
 import { isSequential, type Way, Ways, type WaysOptions, wayOf } from './ways.ts'
 
 export interface UpgradeOptions extends Omit<WaysOptions, 'secret' | 'signal'> {

@@ -1,7 +1,8 @@
 import { getEventListeners } from 'node:events'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
-import { backOffMs, mayPass, pause } from './again.ts'
+import { pause } from '../pause.ts'
+import { backOffMs, mayPass } from './again.ts'
 
 describe('trying a ledger again', () => {
   beforeEach(() => void vi.useFakeTimers())

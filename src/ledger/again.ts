@@ -1,5 +1,5 @@
 /** When something at a ledger is tried again. */
-import { abortError, isPeerlineError, PASSING, type PeerlineError } from '../errors.ts'
+import { isPeerlineError, PASSING, type PeerlineError } from '../errors.ts'
 
 /** ms before the second attempt, as a rule; twice that before the third, and so on. */
 const FIRST_WAIT_MS = 1_000
@@ -15,20 +15,4 @@ export function mayPass(error: unknown): error is PeerlineError {
 /** ms to wait after the failure `failures`, 1 for the first: a quarter more or less, so that nobody comes back in step. */
 export function backOffMs(failures: number, random: () => number): number {
   return Math.min(FIRST_WAIT_MS * 2 ** (failures - 1), MAX_WAIT_MS) * (0.75 + random() / 2)
-}
-
-/** Waits `ms`, or rejects when the signal fires. Leaves nothing behind. */
-export function pause(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => {
-      clearTimeout(timer)
-      reject(abortError(signal, 'waiting'))
-    }
-    const timer = setTimeout(() => {
-      signal.removeEventListener('abort', onAbort)
-      resolve()
-    }, ms)
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
-  })
 }

@@ -14,7 +14,7 @@
 import type { Client } from '@hiero-ledger/sdk'
 import { equalBytes } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
-import { pause } from './again.ts'
+import { pause } from '../pause.ts'
 import type { Sdk } from './hedera-client.ts'
 import { GRPC_NOT_FOUND } from './hedera-errors.ts'
 import { type MirrorStream, msOf, NANOS_PER_MS, openStream, type Piece, type Unfinished } from './hedera-mirror.ts'

@@ -21,7 +21,7 @@ import { open, readdir, rename, unlink } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { PeerlineError } from '../errors.ts'
 import { ioError } from '../io-error.ts'
-import { pause } from './again.ts'
+import { pause } from '../pause.ts'
 
 /** ms after which a lock that did not change is that of a dead holder: a batch of appends takes ms, on a slow share a second. */
 const LEASE_MS = 20_000

@@ -9,7 +9,7 @@
 import { setMaxListeners } from 'node:events'
 import { copyBytes } from '../bytes/index.ts'
 import { abortError, type ErrorCode, PeerlineError } from '../errors.ts'
-import { pause } from './again.ts'
+import { pause } from '../pause.ts'
 import type { AppendOptions, Entry, Ledger, Price, ReadOptions, Receipt } from './ledger.ts'
 
 /** Entries of a page. */

@@ -21,7 +21,8 @@ import {
   type RecordContent,
   signRecord,
 } from '../identity/index.ts'
-import { backOffMs, mayPass, pause } from './again.ts'
+import { pause } from '../pause.ts'
+import { backOffMs, mayPass } from './again.ts'
 import { ConsensusClock } from './clock.ts'
 import { Kind, type Message, openMessage } from './envelope.ts'
 import type { Entry, Ledger, Topics } from './ledger.ts'

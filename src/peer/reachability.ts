@@ -334,7 +334,7 @@ export class Reachability {
   async settled(): Promise<void> {
     const known = this.#observed || !this.#isTold
     await (this.#observing ?? (known ? undefined : this.onOnline()))
-    await this.#hearPeers()
+    if (!this.#observed) await this.#hearPeers()
   }
 
   async #observe(): Promise<void> {

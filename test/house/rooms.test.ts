@@ -13,6 +13,7 @@ const FLOORS = [
   'errors.ts',
   'io-error.ts',
   'events.ts',
+  'pause.ts',
   'bytes',
   'identity',
   'handshake',

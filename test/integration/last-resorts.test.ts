@@ -82,6 +82,15 @@ describe('peers of the address book', () => {
     expect(a.sessions).toEqual([])
   })
 
+  test('are asked also when a rendezvous that the other side named is no place for us', async () => {
+    const [a, b, c] = [await startEcho(), await startEcho(), await startEcho({ introduce: true })]
+    await a.connect(c.id, { addresses: c.addresses })
+    await b.connect(c.id, { addresses: c.addresses })
+    await part(a, c)
+    a.known.learnRendezvous(b.id, [`ws://10.0.0.1:80#${c.id}`])
+    expect(await ask(a, b)).toBe('hello')
+  })
+
   test('that are gone as well do not help: it is said who was sought, and nothing stays', async () => {
     const [a, c] = [await startEcho(), await startEcho({ introduce: true })]
     await a.connect(c.id, { addresses: c.addresses })

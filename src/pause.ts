@@ -1,5 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import { abortError } from '../errors.ts'
+import { abortError } from './errors.ts'
 
 /** Waits `ms`, or rejects when the signal fires. */
 export function pause(ms: number, signal: AbortSignal): Promise<void> {
