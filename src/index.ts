@@ -37,6 +37,8 @@ export type {
   AppendOptions,
   Entry,
   Ledger,
+  LivenessChange,
+  LivenessState,
   Price,
   ReadOptions,
   Receipt,

@@ -16,6 +16,8 @@ import { TypedEventTarget } from '../events.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import {
   type Ledger,
+  type LivenessChange,
+  type LivenessState,
   namedTopics,
   namesTopics,
   Registry,
@@ -35,6 +37,9 @@ import { RetrySchedule } from './retry-schedule.ts'
 
 /** ms to open one: a server that is dialled, three topics that are made, what was said meanwhile. */
 const OPEN_MS = 60_000
+
+/** Who is heard at one ledger lives, whatever others say. */
+const BY_CERTAINTY = ['alive', 'suspect', 'offline', 'dead'] as const
 
 /** ms between looks at what has to be kept. */
 const KEEP_MS = 5_000
@@ -72,6 +77,8 @@ export interface LedgerStatus {
 }
 
 export type LedgersEvents = {
+  /** A peer that was dialled there lives, or does not, as far as its heartbeats tell. */
+  liveness: LivenessChange & { readonly ledger: string }
   /** Open. */
   online: { readonly ledger: string }
   /** It could not be opened, and is tried again in `retryMs`; or something went wrong in it, and it goes on. */
@@ -152,6 +159,7 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
           onOnline: (ledger) => this.emit('online', { ledger }),
           onError: (ledger, error, retryMs) =>
             this.emit('error', { ledger, error, ...(retryMs === undefined ? {} : { retryMs }) }),
+          onLiveness: (ledger, change) => this.emit('liveness', { ...change, ledger }),
           closing: this.#closing.signal,
         }),
     )
@@ -174,6 +182,12 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
       const topics = signaling?.topics
       return { name, online: signaling !== undefined, ...(topics === undefined ? {} : { topics }) }
     })
+  }
+
+  /** What is thought of a peer that was dialled by a ledger: what one of them says that has heard it most surely. */
+  livenessOf(peer: PeerId): LivenessState {
+    const said = this.#links.map(({ signaling }) => signaling?.liveness.of(peer) ?? 'unknown')
+    return BY_CERTAINTY.find((state) => said.includes(state)) ?? 'unknown'
   }
 
   /** Where others may dial us. */
@@ -212,6 +226,7 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
 
 interface LinkHost extends LedgersHost {
   readonly onOnline: (ledger: string) => void
+  readonly onLiveness: (ledger: string, change: LivenessChange) => void
   readonly onError: (ledger: string, error: PeerlineError, retryMs?: number) => void
   readonly closing: AbortSignal
 }
@@ -301,6 +316,7 @@ class Link {
       ...(heartbeatMs === undefined ? {} : { heartbeatMs }),
       ...(answersPerMinute === undefined ? {} : { answersPerMinute }),
     })
+    this.signaling.liveness.addEventListener('change', ({ detail }) => this.#host.onLiveness(this.name, detail))
     await untilAborted(this.signaling.announced(), signal, `saying in ${this.name} that we are there`)
     this.#host.touch()
     const { topics } = this.signaling

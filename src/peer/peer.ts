@@ -6,6 +6,7 @@ import type { Damage, KnownPeers, LanNeighbour } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
 import { loadOrCreateIdentity } from '../identity/key-file.ts'
+import type { LivenessChange, LivenessState } from '../ledger/index.ts'
 import { parseHostPort, scopeOf, watchAddresses } from '../network/address.ts'
 import type { AddressVerdict } from '../network/address-quorum.ts'
 import type { NatView } from '../network/nat.ts'
@@ -78,6 +79,8 @@ export type PeerEvents = RendezvousLinksEvents & {
   messageFailed: OneWayFailure
   /** A peer told on the local network that it is there, or that it listens elsewhere. */
   neighbour: LanNeighbour
+  /** A peer that was dialled by a ledger lives, or does not, as far as its heartbeats tell. */
+  liveness: LivenessChange & { readonly ledger: string }
   /** A ledger is open. */
   ledgerOnline: { readonly ledger: string }
   /** A ledger could not be opened, and is tried again in `retryMs`; or something went wrong in it, and it goes on. */
@@ -232,6 +235,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
       this.#connector.keeper.wake()
       this.emit('ledgerOnline', detail)
     })
+    this.#finding.media.ledgers.addEventListener('liveness', ({ detail }) => this.emit('liveness', detail))
     this.#finding.media.ledgers.addEventListener('error', ({ detail }) => this.emit('ledgerError', detail))
     this.#finding.media.links.addEventListener('online', ({ detail }) => {
       this.#connector.keeper.wake()
@@ -375,6 +379,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   /** Peers that have told on the local network that they are there. */
   get neighbours(): readonly LanNeighbour[] {
     return this.#finding.media.neighbours
+  }
+
+  /**
+   * Whether a peer that was dialled by a ledger lives, as far as the heartbeats tell that were read meanwhile: `suspect` 30 s after the time by which it said
+   * it would be back, `dead` after two minutes, `offline` when it has said goodbye.
+   */
+  liveness(peer: string): LivenessState {
+    return this.#finding.media.ledgers.livenessOf(parsePeerId(peer))
   }
 
   /** The ledgers of this peer: `online`: open; `topics`: where others may dial us there. */

@@ -178,7 +178,7 @@ export class ByHand implements Signaling {
       const late = () => reject(new PeerlineError('ERR_PEERLINE_TIMEOUT', 'whoever decides on the offer says nothing'))
       timer = setTimeout(late, this.patienceMs)
       // It goes out when somebody pastes it, which nobody is told: from now on, and for as long as the offer lives.
-      const how: AnswerHow & { readonly patientMs: number } = {
+      const how: AnswerHow = {
         travelMs: 0,
         patientMs: this.patienceMs,
         maxBytes: MAX_HAND_BYTES,

@@ -58,13 +58,19 @@ describe('a ledger that is a file', () => {
     const a = await startEcho({ ledgers: [await open(file)] })
     const b = await startEcho({ ledgers: [await open(file)] })
     const gone = b.id
+    expect(a.liveness(gone)).toBe('unknown')
+    expect(await ask(a, b)).toBe('hello')
+    expect(a.liveness(gone)).toBe('alive')
     await b.close()
     const reader = await LogLedger.open(file)
     onTestFinished(() => reader.close())
     for (const id of [gone, Identity.generate().peerId]) {
       await expect(a.connect(id)).rejects.toMatchObject({ code: 'ERR_PEERLINE_OFFLINE' })
-      expect((await reader.read(`${id}/in`, { signal: AbortSignal.timeout(5_000) })).entries).toEqual([])
+      const { entries } = await reader.read(`${id}/in`, { signal: AbortSignal.timeout(5_000) })
+      // The first offer was answered.
+      expect(entries).toHaveLength(id === gone ? 1 : 0)
     }
+    expect(a.liveness(gone)).toBe('offline')
   })
 
   test('who is not let in hears no, and who does not listen at the ledger is not found there', async () => {
