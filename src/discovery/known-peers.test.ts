@@ -64,9 +64,11 @@ describe('the address book', () => {
       '\0:1',
       'a'.repeat(9_999),
     ]
-    expect(book.learn(ALICE, nonsense, 'lan')).toBe(0)
+    expect(book.learn(ALICE, nonsense, 'told')).toBe(0)
     expect(book.has(ALICE)).toBe(false)
-    expect(book.learn(ALICE, [...nonsense, '192.0.2.1:1'], 'lan')).toBe(1)
+    expect(book.learn(ALICE, [...nonsense, '192.0.2.1:1'], 'told')).toBe(1)
+    // A zone is ours to say: what comes from the local network has the one that it came by.
+    expect(book.learn(ALICE, nonsense, 'lan')).toBe(1)
     expect(book.learn(ALICE, ['home.example:1'], 'record')).toBe(1)
     const flood = Array.from({ length: 1_000 }, (_, n) => `192.0.2.7:${n + 1}`)
     expect(book.learn(BOB, flood, 'told')).toBe(16)

@@ -38,6 +38,8 @@ const MAX_FAILURES = 6
 const ROUND_MS = 15_000
 /** ms to take the mappings back when closing. */
 const RELEASE_MS = 2_000
+/** The same for one that was asked for and not granted yet: three round trips to a router next door. */
+const ASKED_RELEASE_MS = 300
 
 export type MappingLanguage = 'upnp' | 'natpmp' | 'pcp'
 
@@ -150,13 +152,14 @@ export class PortMapper {
       port: mapping as Port,
       externalPort: mapping.external.port,
     }))
-    if (asking !== undefined) taken.push(asking)
     this.#made.clear()
-    const signal = AbortSignal.timeout(RELEASE_MS)
-    // A router that does not answer forgets them by itself, later.
-    await Promise.allSettled(
-      taken.map(({ way, port, externalPort }) => way.unmap({ ...port, externalPort }, { signal })),
-    )
+    const release = (all: typeof taken, ms: number) => {
+      const signal = AbortSignal.timeout(ms)
+      return all.map(({ way, port, externalPort }) => way.unmap({ ...port, externalPort }, { signal }))
+    }
+    // A router that does not answer forgets them by itself, later; and one that is asked just now may be no such router.
+    const asked = asking === undefined ? [] : [asking]
+    await Promise.allSettled([...release(taken, RELEASE_MS), ...release(asked, ASKED_RELEASE_MS)])
   }
 
   async #run(): Promise<void> {

@@ -133,7 +133,9 @@ export class Dialling {
     const direct = via === 'auto' || via === 'direct' || via === 'tcp'
     if (direct && addresses.length > 0) {
       const given = (limited: AbortSignal) => this.#direct(id, addresses, { signal: limited, leave, capability })
-      return tryAll([resort(given), ...(signals ? [asked] : []), ...others], signal)
+      // The local network knows less of it than whoever has given the address.
+      const here = { ...resort(given), telling: !hasRendezvous() }
+      return tryAll([here, ...(signals ? [asked] : []), ...others], signal)
     }
     if (!isOnline()) {
       return tryAll([...(signals || others.length === 0 ? [asked] : []), ...others], signal)

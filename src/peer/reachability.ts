@@ -15,7 +15,7 @@
  */
 import { type Candidate, firstOf, type Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
-import { type AddressVerdict, type QuorumSettings, readQuorum } from '../network/address-quorum.ts'
+import { type AddressVerdict, type QuorumSettings, readQuorum, readQuorum } from '../network/address-quorum.ts'
 import {
   classifyTcp,
   type NatMapping,
@@ -116,6 +116,7 @@ export class Reachability {
 
   constructor(options: ReachabilityOptions) {
     this.#options = options
+    readQuorum(options.addressQuorum ?? {})
     if (options.publicAddress === undefined || !options.observe) return
     this.#public = new PublicAddress(options.publicAddress, { signal: this.#stop.signal })
   }

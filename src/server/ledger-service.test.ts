@@ -106,9 +106,9 @@ describe('at a node, a topic', () => {
 describe('a node', () => {
   test('shows a head, what it goes on from, and proofs that anybody can verify', async () => {
     const node = await TestNode.start()
-    for (let i = 0; i < 10; i++) node.log.put(`topic ${i % 3}`, `message ${i}`)
+    for (let i = 0; i < 10; i++) node.log.put(`topic-${i % 3}`, `message ${i}`)
     const { session } = await node.visit()
-    const page = readPage(await ask(session, { t: 'read', topic: 'topic 1', from: 2, max: 5 }))
+    const page = readPage(await ask(session, { t: 'read', topic: 'topic-1', from: 2, max: 5 }))
     const head = openHead(page.head)
     expect(head).toMatchObject({ peerId: node.identity.peerId, ledger: 'log:fake', size: 10 })
     expect(Math.abs(Date.now() - head.time)).toBeLessThan(10_000)
@@ -117,7 +117,7 @@ describe('a node', () => {
       [3, 7],
     ])
     for (const entry of page.entries) {
-      const leaf = hashEntry('topic 1', entry)
+      const leaf = hashEntry('topic-1', entry)
       expect(verifyInclusion({ ...entry, leaf, size: head.size, root: head.root })).toBe(true)
     }
     // The same head is not signed anew; after half a minute it is.

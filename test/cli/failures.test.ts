@@ -59,7 +59,10 @@ describe('the command line', () => {
 
   test('a peer that nothing leads to', async () => {
     const world = await World.make()
-    await expectFailure(await world.run('a', ['ping', await world.id('b')]), EXIT.USAGE, /--rendezvous or --address/)
+    const ping = ['ping', await world.id('b')]
+    await expectFailure(await world.run('a', [...ping, '--no-lan']), EXIT.USAGE, /--rendezvous, --ledger or --address/)
+    // Without a server it is sought around here.
+    await expectFailure(await world.run('a', ping), EXIT.OFFLINE, /does not answer on the local network/)
   })
 
   test('ways to dial that exclude each other', async () => {

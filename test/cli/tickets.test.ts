@@ -109,7 +109,7 @@ describe('a ticket', () => {
     const world = await World.make()
     const inviting = world.start('a', ['invite', ...HERE, '--for', '1s', '--json'])
     const ticket = await ticketOf(inviting)
-    expect(await inviting.code()).toBe(EXIT.UNEXPECTED)
+    expect(await inviting.code()).toBe(EXIT.DENIED)
     expect(inviting.stderr).toContain('nobody came in time')
     const join = async (text: string) => (await world.run('b', ['join', text])).stderr
     expect(await join(ticket)).toMatch(/^peerline: the ticket has expired. Ask for another ticket\./)
