@@ -15,7 +15,7 @@
  */
 import { type Candidate, firstOf, type Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
-import { type AddressVerdict, type QuorumSettings, readQuorum, readQuorum } from '../network/address-quorum.ts'
+import { type AddressVerdict, type QuorumSettings, readQuorum } from '../network/address-quorum.ts'
 import {
   classifyTcp,
   type NatMapping,
