@@ -46,7 +46,7 @@ signalingCompliance(
       teardown: async () => void (await stop(callerPair, calleePair)),
     }
   },
-  { tampered: untrue, trusting: true },
+  { tampered: untrue },
 )
 
 /** Two peers at a rendezvous that does with their signals what it likes. */

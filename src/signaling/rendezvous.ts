@@ -7,7 +7,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { toHex } from '../bytes/index.ts'
-import { abortError, type ErrorCode, PeerlineError } from '../errors.ts'
+import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import { MessageStream } from '../session/index.ts'
@@ -20,10 +20,19 @@ import {
   readRendezvousReply,
   type SignalMessage,
 } from './rendezvous-wire.ts'
-import { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type OfferHandler, type Signaling } from './signaling.ts'
+import {
+  ANSWER_TIMEOUT_MS,
+  type ExchangeOptions,
+  MAX_SIGNAL_BYTES,
+  type OfferHandler,
+  type Signaling,
+} from './signaling.ts'
 
 /** Offers that a peer takes on at once; each may wait for an approver. More are left unanswered. */
 const MAX_OPEN_OFFERS = 64
+
+/** Answers to one offer that are looked at: each costs about 0.15 ms of handshake. */
+const MAX_ANSWERS = 16
 
 /** Own offers that wait for an answer at once. */
 const MAX_WAITING = 1_024
@@ -165,10 +174,10 @@ export class Rendezvous implements Signaling {
     to: PeerId,
     requestId: Uint8Array,
     offer: Uint8Array,
-    options: { signal: AbortSignal },
+    { signal, accept = () => true }: ExchangeOptions,
   ): Promise<Uint8Array> {
-    const { signal } = options
-    if (signal.aborted) return Promise.reject(abortError(signal, `dialling ${to}`))
+    const what = `dialling ${to}`
+    if (signal.aborted) return Promise.reject(abortError(signal, what))
     if (this.#ended !== undefined) return Promise.reject(this.#ended)
     if (offer.length > MAX_SIGNAL_BYTES) {
       const error = `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`
@@ -179,6 +188,7 @@ export class Rendezvous implements Signaling {
     }
     const key = toHex(requestId)
     return new Promise<Uint8Array>((resolve, reject) => {
+      let looked = 0
       const done = () => {
         clearTimeout(timer)
         signal.removeEventListener('abort', onAbort)
@@ -188,6 +198,13 @@ export class Rendezvous implements Signaling {
         offer: { t: 'offer', peer: to, id: requestId, data: offer },
         home: this,
         resolve: (answer) => {
+          // A rendezvous is not trusted with more than passing on: what it makes up ends no dial.
+          if (++looked > MAX_ANSWERS) return
+          try {
+            if (!accept(answer)) return
+          } catch (error) {
+            return waiting.reject(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', what))
+          }
           done()
           resolve(answer)
         },
@@ -196,7 +213,7 @@ export class Rendezvous implements Signaling {
           reject(error)
         },
       }
-      const onAbort = () => waiting.reject(abortError(signal, `dialling ${to}`))
+      const onAbort = () => waiting.reject(abortError(signal, what))
       const timer = setTimeout(
         () => waiting.reject(new PeerlineError('ERR_PEERLINE_TIMEOUT', `${to} does not answer the offer`)),
         ANSWER_TIMEOUT_MS,
