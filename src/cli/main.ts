@@ -34,6 +34,7 @@ const ENVIRONMENT_HELP = `Environment, for what no flag says:
   PEERLINE_RENDEZVOUS  server URLs, separated by spaces or commas (--rendezvous)
   PEERLINE_LEDGER      ledgers: files, server URLs, or "hedera" (--ledger)
   PEERLINE_REGISTRY    topic where peers tell of theirs (--registry)
+  PEERLINE_DHT         nodes of the DHT, or "public" (--dht)
   PEERLINE_LISTEN      addresses to listen on (--listen)
   PEERLINE_ALLOW       peers to let in, or "all" (--allow)
   PEERLINE_VIA         the way to use (--via)
@@ -41,10 +42,11 @@ const ENVIRONMENT_HELP = `Environment, for what no flag says:
   PEERLINE_DEBUG=1     print the whole error when something fails`
 
 const EXAMPLES_HELP = `Examples:
-  peerline demo                                                    see it work, with no set-up
+  peerline demo                                                    see it work, with no set-up; --no-server: without any
   peerline serve                                                   a server; prints its URL
   peerline receive --rendezvous URL --allow PEER                   on one machine
   peerline send FILE PEER --rendezvous URL                         on another
+  peerline invite                                                  a ticket: peerline join TICKET on another machine
   peerline allow PEER --for 1h                                     also while receive or up runs
   peerline doctor --rendezvous URL                                 what does this network let through?`
 
