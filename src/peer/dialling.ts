@@ -47,10 +47,8 @@ export interface DiallingOptions {
   readonly known: KnownPeers
   readonly relays: Relays
   readonly visits: Visits
-  /** Seeks sessions with peers that may introduce us, for `use`; undefined where none is known, or they are not to be asked. */
-  readonly seekIntroducers: (
-    to: PeerId,
-  ) => ((signal: AbortSignal, use: (medium: Signaling) => Promise<Session>) => Promise<Session>) | undefined
+  /** Seeks sessions with peers that may introduce us; undefined where none is known, or they are not to be asked. */
+  readonly seekIntroducers: (to: PeerId) => ((signal: AbortSignal) => Promise<Signaling>) | undefined
   /** Learns from the DHT where a peer may be; undefined without one. */
   readonly seekRecord: ((to: PeerId, signal: AbortSignal) => Promise<void>) | undefined
   /** One of our rendezvous is there. */
@@ -164,7 +162,7 @@ export class Dialling {
     }
     const others = this.#places(id, dial, leave, by)
     const seek = seekIntroducers(id)
-    if (seek !== undefined) others.push(resort((signal) => seek(signal, (medium) => by(medium, signal))))
+    if (seek !== undefined) others.push(resort(async (signal) => by(await seek(signal), signal)))
     if (seekRecord !== undefined) {
       const found = async (signal: AbortSignal) => {
         await seekRecord(id, signal)

@@ -8,7 +8,7 @@ import type { Identity, PeerId } from '../identity/index.ts'
 import { formatHostPort } from '../network/address.ts'
 import type { Session } from '../session/index.ts'
 import { DhtPlace } from './dht-place.ts'
-import { Dialling, type DiallingOptions } from './dialling.ts'
+import { Dialling } from './dialling.ts'
 import type { Gate } from './gate.ts'
 import type { Handlers } from './handlers.ts'
 import type { KeptLedgers } from './ledgers.ts'
@@ -46,8 +46,6 @@ export class Finding {
   readonly #dialling: Dialling
   readonly #host: FindingHost
   readonly #options: PeerOptions
-  /** Sessions that were opened to be introduced by alone. */
-  readonly #borrowed = new Set<Session>()
   #dht: DhtPlace | undefined
 
   constructor(host: FindingHost, options: PeerOptions) {
@@ -75,7 +73,10 @@ export class Finding {
         own: () => urls.map(({ address }) => address),
         isBanned: (peer) => memory.bans.isBanned(peer),
       }),
-      seekIntroducers: (to) => (options.askPeers === false ? undefined : this.#seekIntroducers(to)),
+      seekIntroducers: (to) => {
+        if (options.askPeers === false) return undefined
+        return this.media.seekIntroducers(to, memory.known, (...how) => this.#dialKnown(...how))
+      },
       seekRecord: options.dht === undefined ? undefined : async (to, signal) => this.#dht?.seek(to, signal),
       isOnline: () => this.media.isOnline,
       hasRendezvous: () => this.media.standing,
@@ -90,32 +91,10 @@ export class Finding {
     return this.#dialling.dial(...how)
   }
 
-  /** Somebody uses this session for itself: it stays. */
-  keep(session: Session): void {
-    this.#borrowed.delete(session)
-  }
-
-  /** Sessions with peers of the address book, to be introduced by; those that nobody else wants end with that. */
-  #seekIntroducers(to: PeerId): ReturnType<DiallingOptions['seekIntroducers']> {
-    const { gate, connector, memory } = this.#host
-    const opened: Session[] = []
-    const seek = this.media.seekIntroducers(to, memory.known, async (id, addresses, signal) => {
-      const leave = await gate.permit(id, signal)
-      const session = await connector.direct.dial(id, addresses, { signal, leave })
-      opened.push(session)
-      this.#borrowed.add(session)
-      return session
-    })
-    if (seek === undefined) return undefined
-    return async (signal, use) => {
-      try {
-        return await use(await seek(signal))
-      } finally {
-        for (const session of opened) {
-          if (this.#borrowed.delete(session) && session.streams === 0) void session.close().catch(() => {})
-        }
-      }
-    }
+  /** Dials a peer of the address book where it was, for what it may do for us. */
+  async #dialKnown(id: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
+    const leave = await this.#host.gate.permit(id, signal)
+    return this.#host.connector.direct.dial(id, addresses, { signal, leave })
   }
 
   /**

@@ -508,20 +508,14 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     const any = via === this.#via && relay === undefined
     // As a rule it is open: then there is nothing to be read, and nothing to be waited for.
     const before = any ? this.#connector.find(to as PeerId) : undefined
-    if (before !== undefined) {
-      this.#finding.keep(before)
-      return before
-    }
+    if (before !== undefined) return before
     const id = parsePeerId(to)
     if (id === this.id) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a peer cannot dial itself')
     if (this.#via === 'relay' && via !== 'relay') {
       throw new PeerlineError('ERR_PEERLINE_INVALID', 'this peer was made to use relays alone')
     }
     const open = any ? this.#connector.find(id) : undefined
-    if (open !== undefined) {
-      this.#finding.keep(open)
-      return open
-    }
+    if (open !== undefined) return open
     const signal = options.signal ?? AbortSignal.timeout(CONNECT_MS)
     const how =
       options.via === undefined && relay === undefined ? { ...options, ...this.known.settingsOf(id) } : options
