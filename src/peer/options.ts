@@ -119,7 +119,8 @@ export interface PeerOptions {
   /** List peers that ask for it, and hand out their signed records: what a bootstrap node does. @default false */
   readonly handOutPeers?: boolean | PeerExchangeOptions
   /**
-   * Connect to peers of the address book that may introduce us, when a peer is found in no other way; they learn then whom we seek.
+   * Connect to peers of the address book that may introduce us, when a peer is found in no other way; they learn then whom we
+   * seek. Sessions with them stay open, for they may be of use to them as well.
    * @default true
    */
   readonly askPeers?: boolean

@@ -166,6 +166,8 @@ export class World {
       rendezvous: this.#servers.map(({ url }) => url),
       listen: [`${HOST}:0`],
       firewall: { allow: 'all' },
+      // Sessions that are opened to be introduced by stay open, and every one here is counted.
+      askPeers: false,
       udp: this.#udp,
       webrtc: this.#webrtc ? {} : false,
     })
