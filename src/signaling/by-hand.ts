@@ -17,9 +17,10 @@
 import { createHash } from 'node:crypto'
 import { concatBytes, copyBytes, toHex } from '../bytes/bytes.ts'
 import { readPasted, writePasted } from '../bytes/pasted-text.ts'
-import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { MAX_OFFER_LIFETIME_MS } from '../handshake/index.ts'
 import type { PeerId } from '../identity/index.ts'
+import { awaitAnswer } from './answer-wait.ts'
 import type { AnswerHow, ExchangeOptions, OfferHandler, Signaling, SignalingCost } from './signaling.ts'
 
 /** Bytes of an offer, and of an answer: 52 lines, which a person copies at once, and a chat takes in one message. */
@@ -73,43 +74,18 @@ export class ByHand implements Signaling {
     return { messages: 2 }
   }
 
-  async exchange(
-    to: PeerId,
-    _requestId: Uint8Array,
-    offer: Uint8Array,
-    { signal, accept = () => true }: ExchangeOptions,
-  ): Promise<Uint8Array> {
-    const what = `dialling ${to}`
-    if (signal.aborted) throw abortError(signal, what)
-    this.#refuse(offer)
-    return new Promise((resolve, reject) => {
-      const settle = (outcome: () => void) => {
-        this.#waiting.delete(waiting)
-        clearTimeout(timer)
-        signal.removeEventListener('abort', onAbort)
-        outcome()
-      }
-      const fail = (error: PeerlineError) => settle(() => reject(error))
-      const onAbort = () => fail(abortError(signal, what))
-      const late = () => fail(new PeerlineError('ERR_PEERLINE_TIMEOUT', `no answer of ${to} was pasted`))
-      const offered = (answer: Uint8Array): boolean => {
-        try {
-          if (!accept(answer)) return false
-          settle(() => resolve(answer))
-        } catch (error) {
-          fail(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', what))
-        }
-        return true
-      }
-      const waiting: Waiting = { tag: tagOf(offer), offered, fail }
-      const timer = setTimeout(late, this.patienceMs)
-      signal.addEventListener('abort', onAbort)
+  exchange(to: PeerId, _requestId: Uint8Array, offer: Uint8Array, options: ExchangeOptions): Promise<Uint8Array> {
+    const late = () => new PeerlineError('ERR_PEERLINE_TIMEOUT', `no answer of ${to} was pasted`)
+    return awaitAnswer({ ...options, to, ms: this.patienceMs, late }, (wait) => {
+      this.#refuse(offer)
+      const waiting: Waiting = { tag: tagOf(offer), offered: wait.offered, fail: wait.fail }
       this.#waiting.add(waiting)
       const text = writePasted('offer', concatBytes([Uint8Array.of(VERSION), offer]))
       // Only now: whoever is shown it may have the answer at once.
       Promise.resolve()
         .then(() => (this.#waiting.has(waiting) ? this.#options.show(text, to) : undefined))
-        .catch((error: unknown) => fail(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', 'showing an offer')))
+        .catch((error: unknown) => wait.fail(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', 'showing an offer')))
+      return () => this.#waiting.delete(waiting)
     })
   }
 

@@ -16,9 +16,10 @@
  *
  * The wire is in introduction-wire.ts, the introducer in `peer/introducer.ts`.
  */
-import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { MessageStream, type Session, type Stream, StreamCode } from '../session/index.ts'
+import { awaitAnswer } from './answer-wait.ts'
 import {
   encodeTo,
   INTRODUCE_PROTOCOL,
@@ -81,43 +82,22 @@ export class Introductions implements Signaling {
     return this.#able().length
   }
 
-  exchange(
-    to: PeerId,
-    _requestId: Uint8Array,
-    offer: Uint8Array,
-    { signal, accept = () => true }: ExchangeOptions,
-  ): Promise<Uint8Array> {
-    const what = `dialling ${to}`
-    if (signal.aborted) return Promise.reject(abortError(signal, what))
-    const refusal = this.#refusal(offer)
-    if (refusal !== undefined) return Promise.reject(refusal)
-    if (this.#able(to).length === 0) return Promise.reject(nobody(to))
-    this.#waiting++
-    return new Promise((resolve, reject) => {
+  exchange(to: PeerId, _requestId: Uint8Array, offer: Uint8Array, options: ExchangeOptions): Promise<Uint8Array> {
+    return awaitAnswer({ ...options, to, ms: ANSWER_TIMEOUT_MS }, (wait) => {
+      this.#refuse(offer)
+      if (this.#able(to).length === 0) throw nobody(to)
+      this.#waiting++
       let asked: readonly Asked[] = []
-      const timers: ReturnType<typeof setTimeout>[] = []
-      const settle = (outcome: () => void) => {
-        for (const timer of timers) clearTimeout(timer)
-        signal.removeEventListener('abort', onAbort)
-        for (const one of asked) one.giveUp()
-        this.#waiting--
-        outcome()
-      }
-      const fail = (error: PeerlineError) => settle(() => reject(error))
       const failures: PeerlineError[] = []
       const onFailed = (session: Session, error: PeerlineError) => {
         if (error.code === 'ERR_PEERLINE_NO_PROTOCOL') this.#unable.add(session)
         failures.push(error)
-        if (failures.length === asked.length) fail(summary(to, failures))
+        if (failures.length === asked.length) wait.fail(summary(to, failures))
       }
       const onReply = (session: Session, reply: IntroductionReply) => {
         if ('failed' in reply) return onFailed(session, new PeerlineError(reply.failed, `said by ${session.peer}`))
-        try {
-          if (accept(reply.answer)) settle(() => resolve(reply.answer))
-          else onFailed(session, new PeerlineError('ERR_PEERLINE_HANDSHAKE', `${session.peer} brought a forged answer`))
-        } catch (error) {
-          fail(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', what))
-        }
+        if (wait.offered(reply.answer)) return
+        onFailed(session, new PeerlineError('ERR_PEERLINE_HANDSHAKE', `${session.peer} brought a forged answer`))
       }
       const begin = () => {
         asked = this.#able(to)
@@ -129,28 +109,26 @@ export class Introductions implements Signaling {
                 failed: (error) => onFailed(session, error),
               }),
           )
-        if (asked.length === 0) fail(nobody(to))
+        if (asked.length === 0) wait.fail(nobody(to))
       }
-      const onAbort = () => fail(abortError(signal, what))
-      const onLate = () => fail(new PeerlineError('ERR_PEERLINE_TIMEOUT', `${to} does not answer the offer`))
-      signal.addEventListener('abort', onAbort)
-      timers.push(setTimeout(onLate, ANSWER_TIMEOUT_MS))
       const delayMs = this.#options.delayMs?.() ?? 0
-      if (delayMs > 0) timers.push(setTimeout(begin, delayMs))
-      else begin()
+      const timer = delayMs > 0 ? setTimeout(begin, delayMs) : undefined
+      if (timer === undefined) begin()
+      return () => {
+        clearTimeout(timer)
+        for (const one of asked) one.giveUp()
+        this.#waiting--
+      }
     })
   }
 
-  /** Why no offer can go out now. */
-  #refusal(offer: Uint8Array): PeerlineError | undefined {
+  /** @throws PeerlineError why no offer can go out now */
+  #refuse(offer: Uint8Array): void {
     if (offer.length > MAX_SIGNAL_BYTES) {
-      return new PeerlineError(
-        'ERR_PEERLINE_TOO_LARGE',
-        `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`,
-      )
+      throw new PeerlineError('ERR_PEERLINE_TOO_LARGE', `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`)
     }
-    if (this.#waiting < MAX_WAITING) return undefined
-    return new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_WAITING} offers wait for introductions already`)
+    if (this.#waiting < MAX_WAITING) return
+    throw new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_WAITING} offers wait for introductions already`)
   }
 
   /** One session with each peer that may introduce us to `to`, the nearest first; last, those on which nothing answers. */

@@ -18,11 +18,12 @@
  * The wire is in lan-wire.ts, the sockets in network/lan-sockets.ts.
  */
 import type { RemoteInfo } from 'node:dgram'
-import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { InterfaceFilter, Interfaces } from '../network/address.ts'
 import { LanSockets } from '../network/lan-sockets.ts'
 import { SourceGate } from '../network/source-gate.ts'
+import { awaitAnswer } from './answer-wait.ts'
 import {
   encodeLanAnswer,
   encodeLanOffer,
@@ -143,55 +144,34 @@ export class Lan implements Signaling {
     return this.#sockets.refresh()
   }
 
-  exchange(
-    to: PeerId,
-    _requestId: Uint8Array,
-    offer: Uint8Array,
-    { signal, accept = () => true }: ExchangeOptions,
-  ): Promise<Uint8Array> {
-    const what = `dialling ${to}`
-    if (signal.aborted) return Promise.reject(abortError(signal, what))
-    const refusal = this.#refusal(offer)
-    if (refusal !== undefined) return Promise.reject(refusal)
-    const tag = tagOf(offer)
-    const datagram = encodeLanOffer(offer)
-    return new Promise((resolve, reject) => {
-      const timers: NodeJS.Timeout[] = []
-      const settle = (outcome: () => void) => {
-        for (const timer of timers) clearTimeout(timer)
-        signal.removeEventListener('abort', onAbort)
-        this.#forget(tag, waiting)
-        outcome()
-      }
-      const fail = (error: PeerlineError) => settle(() => reject(error))
-      const onAbort = () => fail(abortError(signal, what))
+  exchange(to: PeerId, _requestId: Uint8Array, offer: Uint8Array, options: ExchangeOptions): Promise<Uint8Array> {
+    const late = () =>
+      new PeerlineError('ERR_PEERLINE_OFFLINE', `${to} does not answer on the local network`, { recover: RECOVER })
+    return awaitAnswer({ ...options, to, ms: DEADLINE_MS, late, maxAnswers: MAX_ANSWERS }, (wait) => {
+      this.#refuse(offer)
+      const tag = tagOf(offer)
+      const datagram = encodeLanOffer(offer)
       const looks = new Map<string, number>()
-      let looked = 0
       const waiting: Waiting = {
-        reject: fail,
+        reject: wait.fail,
         offered: (answer, source) => {
           const bySource = (looks.get(source) ?? 0) + 1
-          if (bySource > MAX_ANSWERS_PER_SOURCE || ++looked > MAX_ANSWERS) return
+          if (bySource > MAX_ANSWERS_PER_SOURCE) return
           looks.set(source, bySource)
-          try {
-            if (accept(answer)) settle(() => resolve(answer))
-          } catch (error) {
-            fail(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', what))
-          }
+          wait.offered(answer)
         },
       }
-      signal.addEventListener('abort', onAbort)
       this.#remember(tag, waiting)
-      for (const [nth, ms] of SEND_AT_MS.entries()) {
+      const timers = SEND_AT_MS.flatMap((ms, nth) => {
         const send = () => this.#sockets.sendToAll(datagram, { broadcast: nth >= BROADCAST_FROM })
-        if (ms === 0) send()
-        else timers.push(setTimeout(send, ms))
+        if (ms > 0) return setTimeout(send, ms)
+        send()
+        return []
+      })
+      return () => {
+        for (const timer of timers) clearTimeout(timer)
+        this.#forget(tag, waiting)
       }
-      const offline = () =>
-        fail(
-          new PeerlineError('ERR_PEERLINE_OFFLINE', `${to} does not answer on the local network`, { recover: RECOVER }),
-        )
-      timers.push(setTimeout(offline, DEADLINE_MS))
     })
   }
 
@@ -204,23 +184,18 @@ export class Lan implements Signaling {
     await this.#sockets.close()
   }
 
-  /** Why no offer can go out now. */
-  #refusal(offer: Uint8Array): PeerlineError | undefined {
-    if (this.#ended !== undefined) return this.#ended
+  /** @throws PeerlineError why no offer can go out now */
+  #refuse(offer: Uint8Array): void {
+    if (this.#ended !== undefined) throw this.#ended
     if (offer.length > MAX_SIGNAL_BYTES) {
-      return new PeerlineError(
-        'ERR_PEERLINE_TOO_LARGE',
-        `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`,
-      )
+      throw new PeerlineError('ERR_PEERLINE_TOO_LARGE', `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`)
     }
     if (this.#waitingCount >= MAX_WAITING) {
-      return new PeerlineError(
-        'ERR_PEERLINE_LIMIT',
-        `${MAX_WAITING} offers wait for answers on the local network already`,
-      )
+      const message = `${MAX_WAITING} offers wait for answers on the local network already`
+      throw new PeerlineError('ERR_PEERLINE_LIMIT', message)
     }
-    if (this.#sockets.links > 0) return undefined
-    return new PeerlineError('ERR_PEERLINE_OFFLINE', 'this machine is on no local network', { recover: RECOVER })
+    if (this.#sockets.links > 0) return
+    throw new PeerlineError('ERR_PEERLINE_OFFLINE', 'this machine is on no local network', { recover: RECOVER })
   }
 
   #remember(tag: string, waiting: Waiting): void {

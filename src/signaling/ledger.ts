@@ -21,7 +21,7 @@
  * what is kept, ledger-state.ts.
  */
 import { toHex } from '../bytes/index.ts'
-import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId } from '../identity/index.ts'
 import { ConsensusClock } from '../ledger/clock.ts'
 import { Kind, MAX_ENVELOPE_BYTES } from '../ledger/envelope.ts'
@@ -30,6 +30,7 @@ import type { Ledger, Topics } from '../ledger/ledger.ts'
 import { TopicWriter } from '../ledger/topic-writer.ts'
 import { makeTopics } from '../ledger/topics.ts'
 import { encodeTrouble, type Trouble } from '../ledger/trouble.ts'
+import { awaitAnswer } from './answer-wait.ts'
 import { fireInMs, LedgerAnswering, MAX_OFFER_AGE_MS } from './ledger-answering.ts'
 import { Callee, offline, type Waiting } from './ledger-callee.ts'
 import type { LedgerState } from './ledger-state.ts'
@@ -159,56 +160,31 @@ export class LedgerSignaling implements Signaling {
     if (this.#listed !== undefined) this.#report(this.#listed.err, trouble)
   }
 
-  exchange(
-    to: PeerId,
-    _requestId: Uint8Array,
-    offer: Uint8Array,
-    { signal, accept = () => true }: ExchangeOptions,
-  ): Promise<Uint8Array> {
-    const what = `dialling ${to}`
-    if (signal.aborted) return Promise.reject(abortError(signal, what))
-    const refusal = this.#refusal(offer)
-    if (refusal !== undefined) return Promise.reject(refusal)
+  exchange(to: PeerId, _requestId: Uint8Array, offer: Uint8Array, options: ExchangeOptions): Promise<Uint8Array> {
     const { ledger } = this.#options
-    return new Promise((resolve, reject) => {
+    return awaitAnswer({ ...options, to, ms: this.patienceMs, maxAnswers: MAX_ANSWERS }, (wait) => {
+      this.#refuse(offer)
       const over = new AbortController()
       let callee: Callee | undefined
-      let looked = 0
-      const settle = (outcome: () => void) => {
-        if (over.signal.aborted) return
-        over.abort()
-        clearTimeout(timer)
-        signal.removeEventListener('abort', onAbort)
-        this.#exchanges.delete(fail)
-        callee?.leave(waiting)
-        outcome()
-      }
-      const fail = (error: PeerlineError) => settle(() => reject(error))
-      const onAbort = () => fail(abortError(signal, what))
-      const onLate = () => fail(new PeerlineError('ERR_PEERLINE_TIMEOUT', `${to} does not answer the offer`))
       const waiting: Waiting = {
         tag: toHex(tagOf(offer)),
-        failed: fail,
-        answered: (answer, at) => {
-          if (++looked > MAX_ANSWERS) return
-          try {
-            if (accept(answer, { fireInMs: fireInMs(this.clock, ledger, at) })) settle(() => resolve(answer))
-          } catch (error) {
-            fail(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', what))
-          }
-        },
+        failed: wait.fail,
+        answered: (answer, at) => void wait.offered(answer, { fireInMs: fireInMs(this.clock, ledger, at) }),
       }
       const join = (topics: Topics) => {
         callee = this.#callee(to, topics)
         callee.join(waiting)
         return callee
       }
-      const timer = setTimeout(onLate, this.patienceMs)
-      signal.addEventListener('abort', onAbort)
-      this.#exchanges.add(fail)
+      this.#exchanges.add(wait.fail)
       this.#offer(to, offer, join, over.signal).catch((error: unknown) =>
-        fail(asPeerlineError(error, 'ERR_PEERLINE_UNREACHABLE', what)),
+        wait.fail(asPeerlineError(error, 'ERR_PEERLINE_UNREACHABLE', `dialling ${to}`)),
       )
+      return () => {
+        over.abort()
+        this.#exchanges.delete(wait.fail)
+        callee?.leave(waiting)
+      }
     })
   }
 
@@ -232,20 +208,17 @@ export class LedgerSignaling implements Signaling {
     await this.close()
   }
 
-  /** Why no offer can go out now. */
-  #refusal(offer: Uint8Array): PeerlineError | undefined {
-    if (this.#ended !== undefined) return this.#ended
+  /** @throws PeerlineError why no offer can go out now */
+  #refuse(offer: Uint8Array): void {
+    if (this.#ended !== undefined) throw this.#ended
     if (offer.length > this.maxSignalBytes) {
-      return new PeerlineError(
+      throw new PeerlineError(
         'ERR_PEERLINE_TOO_LARGE',
         `an offer of ${offer.length} bytes is over ${this.maxSignalBytes}, which is what ${this.name} carries`,
       )
     }
-    if (this.#exchanges.size < MAX_WAITING) return undefined
-    return new PeerlineError(
-      'ERR_PEERLINE_LIMIT',
-      `${MAX_WAITING} offers wait for answers through ${this.name} already`,
-    )
+    if (this.#exchanges.size < MAX_WAITING) return
+    throw new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_WAITING} offers wait for answers through ${this.name} already`)
   }
 
   /** Finds the callee, looks whether it is alive, and puts the offer into its stdin. The signal fires when nobody waits any more. */

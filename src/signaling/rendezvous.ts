@@ -7,10 +7,11 @@
  */
 import { randomBytes } from 'node:crypto'
 import { toHex } from '../bytes/index.ts'
-import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
+import { abortError, type ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import { MessageStream } from '../session/index.ts'
+import { awaitAnswer } from './answer-wait.ts'
 import {
   encodeSignal,
   LINK_BYTES,
@@ -31,7 +32,7 @@ import {
 /** Offers that a peer takes on at once; each may wait for an approver. More are left unanswered. */
 const MAX_OPEN_OFFERS = 64
 
-/** Answers to one offer that are looked at: each costs about 0.15 ms of handshake. */
+/** Answers to one offer that are looked at. */
 const MAX_ANSWERS = 16
 
 /** Own offers that wait for an answer at once. */
@@ -170,57 +171,27 @@ export class Rendezvous implements Signaling {
     }
   }
 
-  exchange(
-    to: PeerId,
-    requestId: Uint8Array,
-    offer: Uint8Array,
-    { signal, accept = () => true }: ExchangeOptions,
-  ): Promise<Uint8Array> {
-    const what = `dialling ${to}`
-    if (signal.aborted) return Promise.reject(abortError(signal, what))
-    if (this.#ended !== undefined) return Promise.reject(this.#ended)
-    if (offer.length > MAX_SIGNAL_BYTES) {
-      const error = `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`
-      return Promise.reject(new PeerlineError('ERR_PEERLINE_TOO_LARGE', error))
-    }
-    if (this.#waiting.size >= MAX_WAITING) {
-      return Promise.reject(new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_WAITING} offers wait for answers already`))
-    }
-    const key = toHex(requestId)
-    return new Promise<Uint8Array>((resolve, reject) => {
-      let looked = 0
-      const done = () => {
-        clearTimeout(timer)
-        signal.removeEventListener('abort', onAbort)
-        waiting.home.#waiting.delete(key)
+  exchange(to: PeerId, requestId: Uint8Array, offer: Uint8Array, options: ExchangeOptions): Promise<Uint8Array> {
+    // A rendezvous is not trusted with more than passing on: what it makes up ends no dial.
+    return awaitAnswer({ ...options, to, ms: ANSWER_TIMEOUT_MS, maxAnswers: MAX_ANSWERS }, (wait) => {
+      if (this.#ended !== undefined) throw this.#ended
+      if (offer.length > MAX_SIGNAL_BYTES) {
+        const error = `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`
+        throw new PeerlineError('ERR_PEERLINE_TOO_LARGE', error)
       }
+      if (this.#waiting.size >= MAX_WAITING) {
+        throw new PeerlineError('ERR_PEERLINE_LIMIT', `${MAX_WAITING} offers wait for answers already`)
+      }
+      const key = toHex(requestId)
       const waiting: Exchange = {
         offer: { t: 'offer', peer: to, id: requestId, data: offer },
         home: this,
-        resolve: (answer) => {
-          // A rendezvous is not trusted with more than passing on: what it makes up ends no dial.
-          if (++looked > MAX_ANSWERS) return
-          try {
-            if (!accept(answer)) return
-          } catch (error) {
-            return waiting.reject(asPeerlineError(error, 'ERR_PEERLINE_REMOTE', what))
-          }
-          done()
-          resolve(answer)
-        },
-        reject: (error) => {
-          done()
-          reject(error)
-        },
+        resolve: wait.offered,
+        reject: wait.fail,
       }
-      const onAbort = () => waiting.reject(abortError(signal, what))
-      const timer = setTimeout(
-        () => waiting.reject(new PeerlineError('ERR_PEERLINE_TIMEOUT', `${to} does not answer the offer`)),
-        ANSWER_TIMEOUT_MS,
-      )
-      signal.addEventListener('abort', onAbort)
       this.#waiting.set(key, waiting)
       this.#send(encodeSignal(waiting.offer))
+      return () => waiting.home.#waiting.delete(key)
     })
   }
 
