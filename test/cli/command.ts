@@ -142,8 +142,9 @@ export class World {
 
   /** As `start`, in a terminal: all that is printed comes on standard output. Needs `script` of util-linux. */
   startInTerminal(who: string, args: readonly string[]): Running {
+    // `exec`: a shell that stayed in between (dash does, bash does not) would take Ctrl-C for its own and answer 130.
     const line = [process.execPath, MAIN, ...args].map((word) => `'${word}'`).join(' ')
-    return this.#started(new Running(['-qfec', line, '/dev/null'], this.#envOf(who, {}), 'script'))
+    return this.#started(new Running(['-qfec', `exec ${line}`, '/dev/null'], this.#envOf(who, {}), 'script'))
   }
 
   #envOf(who: string, env: NodeJS.ProcessEnv): NodeJS.ProcessEnv {
