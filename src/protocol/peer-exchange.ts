@@ -17,10 +17,10 @@
 import { randomInt } from 'node:crypto'
 import { decodeCbor, encodeCbor, equalBytes, type Fields, fields } from '../bytes/index.ts'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
-import { BoundedMap } from '../identity/bounded-map.ts'
 import { MAX_RECORD_BYTES, openRecord, type PeerId, type PeerRecord } from '../identity/index.ts'
 import type { Session, Stream } from '../session/index.ts'
 import type { RequestHandler } from './handler-context.ts'
+import { PerMinute } from './per-minute.ts'
 import { type RequestOptions, request } from './request.ts'
 import { type ServeRequestOptions, serveRequest } from './serve-request.ts'
 
@@ -51,11 +51,6 @@ const MAX_LISTED_MS = 86_400_000
 /** Requests of one asker in a minute: a peer that starts asks a few times, and then renews once in a while. */
 const REQUESTS_PER_MINUTE = 30
 
-/** Askers whose requests are counted; when there are more, the one counted first begins anew. */
-const MAX_ASKERS = 10_000
-
-const MINUTE_MS = 60_000
-
 export interface PeerExchangeOptions {
   /** Records listed. @default 4_096 */
   readonly maxListed?: number
@@ -76,16 +71,16 @@ interface Listed {
 /** The holder: keeps the records of those who registered, and hands them out. */
 export class PeerExchange {
   readonly #maxListed: number
-  readonly #perMinute: number
+  readonly #asks: PerMinute
   readonly #now: () => number
   readonly #listed = new Map<PeerId, Listed>()
-  readonly #askers = new BoundedMap<PeerId, { until: number; left: number }>(MAX_ASKERS)
 
   constructor(options: PeerExchangeOptions = {}) {
-    this.#maxListed = options.maxListed ?? MAX_LISTED
-    this.#perMinute = options.requestsPerMinute ?? REQUESTS_PER_MINUTE
-    this.#now = options.now ?? Date.now
-    if (!(this.#maxListed >= 1 && this.#perMinute >= 1)) throw invalid('maxListed and requestsPerMinute are 1 or more')
+    const { maxListed = MAX_LISTED, requestsPerMinute = REQUESTS_PER_MINUTE, now = Date.now } = options
+    if (!(maxListed >= 1 && requestsPerMinute >= 1)) throw invalid('maxListed and requestsPerMinute are 1 or more')
+    this.#maxListed = maxListed
+    this.#asks = new PerMinute(requestsPerMinute)
+    this.#now = now
   }
 
   /** Peers listed now. */
@@ -106,17 +101,9 @@ export class PeerExchange {
 
   /** Answers one request. */
   readonly handler: RequestHandler = (body, { from }) => {
-    if (!this.#mayAsk(from)) throw new PeerlineError('ERR_PEERLINE_BUSY', 'too many requests in this minute')
+    if (!this.#asks.take(from)) throw new PeerlineError('ERR_PEERLINE_BUSY', 'too many requests in this minute')
     const asked = fields(decodeCbor(body, { maxBytes: MAX_REQUEST_BYTES, maxDepth: 1 }), 'request for peers')
     return asked.has('register') ? this.#register(from, asked) : this.#list(from, asked)
-  }
-
-  /** Counts it. Minutes are those of a clock that is never set. */
-  #mayAsk(from: PeerId): boolean {
-    const now = performance.now()
-    const asker = this.#askers.getOrMake(from, () => ({ until: 0, left: 0 }))
-    if (now >= asker.until) Object.assign(asker, { until: now + MINUTE_MS, left: this.#perMinute })
-    return asker.left-- > 0
   }
 
   #register(from: PeerId, asked: Fields): Uint8Array {
