@@ -9,9 +9,9 @@
  */
 import { abortError, type PeerlineError } from '../errors.ts'
 import { MAX_OFFER_LIFETIME_MS, OFFER_OVERHEAD_BYTES, type Offer, type SessionKeys } from '../handshake/index.ts'
-import { firstOf } from '../pause.ts'
 import type { SignalingAttempt } from '../session/index.ts'
 import { ANSWER_TIMEOUT_MS, MAX_SIGNAL_BYTES, type Signaling, type SignalingCost } from '../signaling/index.ts'
+import { type NoneSucceeded, staggered, type Tier } from '../staggered.ts'
 import { MAX_BODY_BYTES } from './candidate.ts'
 
 /** Which media are used first. */
@@ -59,22 +59,24 @@ export async function exchange(
   offer: Offer,
   { signal, order = 'cheapest-first' }: ExchangeOptions,
 ): Promise<Exchanged> {
-  const done = new AbortController()
-  const each = firstOf(signal, done.signal)
   const began = performance.now()
   const uses = media.map((medium) => new Use(medium, offer, began))
   try {
-    const answered = await race(order === 'all-at-once' ? [{ uses, afterMs: 0 }] : tiersOf(uses), each)
+    const answered = await staggered(order === 'all-at-once' ? [{ ways: uses, afterMs: 0 }] : tiersOf(uses), {
+      run: (use, each) => use.run(each),
+      // Who refuses by one medium is not to be asked by another.
+      final: () => offer.answered,
+      signal,
+    })
     const signaled = uses.flatMap((use) => use.report(answered.use))
     return { ...answered.completed, signaled }
   } catch (error) {
     if (signal.aborted) throw abortError(signal, `dialling ${offer.to}`)
-    const { errors } = error as AggregateError
+    const { failures } = error as NoneSucceeded<Use>
+    const errors = uses.flatMap((use) => (failures.has(use) ? [failures.get(use) as PeerlineError] : []))
     // A refusal by the peer itself says more than a medium that did not find it.
     // And a rendezvous, which comes last, knows better who is not there than the local network.
-    throw errors.find((one: PeerlineError) => one.code !== 'ERR_PEERLINE_OFFLINE') ?? errors.at(-1)
-  } finally {
-    done.abort()
+    throw errors.find(({ code }) => code !== 'ERR_PEERLINE_OFFLINE') ?? errors.at(-1)
   }
 }
 
@@ -95,11 +97,6 @@ class Use {
     this.cost = medium.cost?.(offer.to)
     this.#offer = offer
     this.#start = start
-  }
-
-  /** The peer itself has said no, by whatever medium. */
-  get refused(): boolean {
-    return this.#offer.answered
   }
 
   async run(signal: AbortSignal): Promise<{ use: Use; completed: Completed }> {
@@ -147,61 +144,14 @@ class Use {
   }
 }
 
-/** Media that are used together, and ms after which they are, should those before be silent. */
-interface Tier {
-  readonly uses: readonly Use[]
-  readonly afterMs: number
-}
-
-function tiersOf(uses: readonly Use[]): Tier[] {
+function tiersOf(uses: readonly Use[]): Tier<Use>[] {
   const amount = ({ cost }: Use) => cost?.price?.amount ?? 0
   const free = uses.filter((use) => (use.cost?.messages ?? 0) === 0 && amount(use) === 0)
   const kept = uses.filter((use) => !free.includes(use) && amount(use) === 0)
   const paid = uses.filter((use) => amount(use) > 0).sort((a, b) => amount(a) - amount(b))
   return [
-    { uses: free, afterMs: 0 },
-    { uses: kept, afterMs: HEAD_START_MS },
-    ...paid.map((use) => ({ uses: [use], afterMs: PAID_START_MS })),
-  ].filter((tier) => tier.uses.length > 0)
-}
-
-/**
- * The first that is answered. A tier begins when all before it have failed, or when its time has come.
- * @throws AggregateError of the errors of all, in their order
- */
-function race(tiers: readonly Tier[], signal: AbortSignal): Promise<{ use: Use; completed: Completed }> {
-  return new Promise((resolve, reject) => {
-    const errors = new Map<Use, unknown>()
-    const all = tiers.flatMap((tier) => tier.uses)
-    let next = 0
-    let running = 0
-    let timer: NodeJS.Timeout | undefined
-    const over = () => clearTimeout(timer)
-    const begin = () => {
-      clearTimeout(timer)
-      const tier = tiers[next++]!
-      running += tier.uses.length
-      for (const use of tier.uses) {
-        use.run(signal).then(
-          (answered) => {
-            over()
-            resolve(answered)
-          },
-          (error) => failed(use, error),
-        )
-      }
-      const following = tiers[next]
-      if (following !== undefined) timer = setTimeout(begin, following.afterMs)
-    }
-    const failed = (use: Use, error: unknown) => {
-      errors.set(use, error)
-      running--
-      // Who refuses by one medium, or is dialled no more, is not to be asked by another.
-      if (signal.aborted || use.refused || (next === tiers.length && errors.size === all.length)) {
-        over()
-        reject(new AggregateError(all.flatMap((one) => (errors.has(one) ? [errors.get(one)] : []))))
-      } else if (running === 0 && next < tiers.length) begin()
-    }
-    begin()
-  })
+    { ways: free, afterMs: 0 },
+    { ways: kept, afterMs: HEAD_START_MS },
+    ...paid.map((use) => ({ ways: [use], afterMs: PAID_START_MS })),
+  ].filter(({ ways }) => ways.length > 0)
 }

@@ -3,8 +3,8 @@
  *
  *     first --3 s, or failed--> second --3 s, or failed--> third …        the first that succeeds ends the others
  */
-import { firstOf } from '../connect/index.ts'
 import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
+import { type NoneSucceeded, staggered } from '../staggered.ts'
 
 /** ms that one has to itself before the next is tried beside it: a slow dial, with one packet lost. */
 const HEAD_START_MS = 3_000
@@ -30,46 +30,27 @@ export interface Resort<T> {
  * What the first of `resorts` that works brings.
  * @throws the most telling failure when none works, or a refusal, after which nothing else is tried; what the signal says
  */
-export function tryAll<T>(resorts: readonly Resort<T>[], signal: AbortSignal): Promise<T> {
+export async function tryAll<T>(resorts: readonly Resort<T>[], signal: AbortSignal): Promise<T> {
   if (resorts.length === 0) {
-    return Promise.reject(new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'nothing is known of where the peer is'))
+    throw new PeerlineError('ERR_PEERLINE_NO_ADDRESS', 'nothing is known of where the peer is')
   }
-  return new Promise((resolve, reject) => {
-    const done = new AbortController()
-    const each = firstOf(signal, done.signal)
-    const failures = new Map<Resort<T>, unknown>()
-    let begun = 0
-    let timer: NodeJS.Timeout | undefined
-    let over = false
-    const end = (tell: () => void) => {
-      if (over) return
-      over = true
-      clearTimeout(timer)
-      tell()
-      done.abort()
-    }
-    const begin = () => {
-      clearTimeout(timer)
-      const resort = resorts[begun++]!
-      if (begun < resorts.length) timer = setTimeout(begin, HEAD_START_MS)
-      resort.run(each).then(
-        (made) => (over ? resort.late(made) : end(() => resolve(made))),
-        (error) => onFailed(resort, error),
-      )
-    }
-    const onFailed = (resort: Resort<T>, error: unknown) => {
-      failures.set(resort, error)
-      if (over) return
-      const last = resort.final !== false && isPeerlineError(error) && FINAL.has(error.code)
-      if (signal.aborted || last) return end(() => reject(error))
-      if (failures.size === resorts.length) {
-        const said = resorts.map((one) => failures.get(one))
-        return end(() => reject(together(failures.get(resorts.find(({ telling }) => telling) ?? resorts[0]!), said)))
-      }
-      if (failures.size === begun) begin()
-    }
-    begin()
-  })
+  const final = (error: unknown, resort: Resort<T>) =>
+    resort.final !== false && isPeerlineError(error) && FINAL.has(error.code)
+  try {
+    return await staggered(
+      resorts.map((resort) => ({ ways: [resort], afterMs: HEAD_START_MS })),
+      { run: (resort, each) => resort.run(each), late: (made, resort) => resort.late(made), final, signal },
+    )
+  } catch (error) {
+    const { failures, last } = error as NoneSucceeded<Resort<T>>
+    const most = resorts.find(({ telling }) => telling) ?? resorts[0]!
+    const isEnd = [...failures].some(([resort, failure]) => final(failure, resort))
+    if (signal.aborted || isEnd) throw last
+    throw together(
+      failures.get(most),
+      resorts.map((one) => failures.get(one)),
+    )
+  }
 }
 
 /** The most telling of several failures, which says what the others say as well. */
