@@ -99,6 +99,14 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
     return [...this.#book.entries.values()].map(view)
   }
 
+  /** Somebody was met, other than `except`, and may be where that was. */
+  hasMet(except: PeerId): boolean {
+    for (const { id, lastMet, addresses } of this.#book.entries.values()) {
+      if (lastMet !== undefined && id !== except && addresses.all.length > 0) return true
+    }
+    return false
+  }
+
   /** Where to dial a peer (`host:port`), in this order; nothing when it is not known. */
   addressesOf(peer: PeerId): string[] {
     return (this.#book.entries.get(peer)?.addresses.all ?? []).map(({ address }) => address)

@@ -63,10 +63,10 @@ export interface DiallingOptions {
   readonly settled: () => Promise<void>
 }
 
-type Dial = ConnectOptions & { readonly via: Via; readonly signal: AbortSignal }
+/** Where a peer may be dialled at an address that is known of it. */
+const AT_ADDRESSES: ReadonlySet<Via> = new Set<Via>(['auto', 'direct', 'tcp'])
 
-/** Dials by one medium. */
-type By = (medium: Signaling, signal: AbortSignal, circuits?: FindRelays) => Promise<Session>
+type Dial = ConnectOptions & { readonly via: Via; readonly signal: AbortSignal }
 
 /** A dial under way, and how many wait for it. */
 interface Running {
@@ -127,24 +127,24 @@ export class Dialling {
     const leave = await gate.permit(id, signal)
     const signaled = (limited: AbortSignal) => this.#signaled(id, { ...dial, signal: limited }, leave)
     if (medium !== undefined || via === 'relay' || relay?.exclusive) return signaled(signal)
-    const others = this.#others(id, dial, leave)
     const asked = { ...resort(signaled), telling: true }
     const signals = hasRendezvous() || hasOthers()
-    const direct = via === 'auto' || via === 'direct' || via === 'tcp'
-    if (direct && addresses.length > 0) {
+    if (AT_ADDRESSES.has(via) && addresses.length > 0) {
       const given = (limited: AbortSignal) => this.#direct(id, addresses, { signal: limited, leave, capability })
       // The local network knows less of it than whoever has given the address.
       const here = { ...resort(given), telling: !hasRendezvous() }
-      return tryAll([here, ...(signals ? [asked] : []), ...others], signal)
+      return tryAll([here, ...(signals ? [asked] : []), ...this.#others(id, dial, leave)], signal)
     }
     if (!isOnline()) {
+      const others = this.#others(id, dial, leave)
       return tryAll([...(signals || others.length === 0 ? [asked] : []), ...others], signal)
     }
     try {
       // It is there, and knows better than anybody else.
       return await signaled(signal)
     } catch (error) {
-      if (!UNFOUND.has((error as PeerlineError).code) || signal.aborted || others.length === 0) throw error
+      if (!UNFOUND.has((error as PeerlineError).code) || signal.aborted) throw error
+      const others = this.#others(id, dial, leave)
       // What signaling says is better known than why an old address no longer is one.
       return await tryAll(others, signal).catch(() => Promise.reject(error))
     }
@@ -152,21 +152,16 @@ export class Dialling {
 
   /** Where else it may be, the likeliest first. */
   #others(id: PeerId, dial: Dial, leave: Leave): Resort<Session>[] {
-    const { connector, relays, seekIntroducers, seekRecord } = this.#options
-    const { via, early, capability } = dial
-    const ours = (given: AbortSignal) => relays.find(dial.relay, given)
-    const by = async (medium: Signaling, signal: AbortSignal, circuits: FindRelays = ours) => {
-      const found = via === 'auto' ? circuits : undefined
-      await this.#ready(found, signal)
-      return connector.dial(id, { ...{ via, early, capability, medium, signal, leave }, relays: found })
-    }
-    const others = this.#places(id, dial, leave, by)
+    const { seekIntroducers, seekRecord } = this.#options
+    const others = this.#places(id, dial, leave)
     const seek = seekIntroducers(id)
-    if (seek !== undefined) others.push(resort(async (signal) => by(await seek(signal), signal)))
+    if (seek !== undefined) {
+      others.push(resort(async (signal) => this.#dialBy(id, { ...dial, medium: await seek(signal), signal }, leave)))
+    }
     if (seekRecord !== undefined) {
       const found = async (signal: AbortSignal) => {
         await seekRecord(id, signal)
-        return tryAll(this.#places(id, { ...dial, addresses: [] }, leave, by), signal)
+        return tryAll(this.#places(id, { ...dial, addresses: [] }, leave), signal)
       }
       others.push({ ...resort(found), final: false })
     }
@@ -174,16 +169,14 @@ export class Dialling {
   }
 
   /** Where the address book says that it is, or may be asked. */
-  #places(id: PeerId, dial: Dial, leave: Leave, by: By): Resort<Session>[] {
-    const { known, relays, visits } = this.#options
+  #places(id: PeerId, dial: Dial, leave: Leave): Resort<Session>[] {
+    const { known, visits } = this.#options
     const { via, addresses = [], capability } = dial
-    const direct = via === 'auto' || via === 'direct' || via === 'tcp'
-    const remembered = direct && addresses.length === 0 ? known.addressesOf(id) : []
-    const ours = (given: AbortSignal) => relays.find(dial.relay, given)
-    const places: Resort<Session>[] = visits.at(known.rendezvousOf(id)).map((visit) => {
+    const remembered = AT_ADDRESSES.has(via) && addresses.length === 0 ? known.addressesOf(id) : []
+    const places: Resort<Session>[] = visits.at(known.rendezvousOf(id)).map(({ medium, relays }) => {
       // Its relay is ours for the time: we may have none.
-      const circuits = async (given: AbortSignal) => [...(await ours(given)), ...(await visit.relays(given))]
-      return { ...resort((signal) => by(visit.medium, signal, circuits)), final: false }
+      const visit = (signal: AbortSignal) => this.#dialBy(id, { ...dial, medium, signal }, leave, relays)
+      return { ...resort(visit), final: false }
     })
     if (remembered.length > 0) {
       places.unshift(resort((signal) => this.#direct(id, remembered, { signal, leave, capability })))
@@ -207,27 +200,33 @@ export class Dialling {
     }
   }
 
-  async #signaled(id: PeerId, { via, relay, early, capability, medium, signal }: Dial, leave: Leave): Promise<Session> {
-    const { connector, relays, hasRendezvous, hasOthers, online } = this.#options
+  /** Dials by the medium that the caller has chosen, or by all that work. */
+  async #signaled(id: PeerId, dial: Dial, leave: Leave): Promise<Session> {
+    const { hasRendezvous, hasOthers, online } = this.#options
+    const { signal } = dial
     let unreached: unknown
-    if (hasRendezvous() && medium === undefined) {
+    if (hasRendezvous() && dial.medium === undefined) {
       await online(signal).catch((error) => {
         // The local network, and mutual peers, answer by themselves, should no rendezvous be reached.
         if (!hasOthers() || signal.aborted) throw error
         unreached = error
       })
     }
-    const find: FindRelays = (given) => relays.find(relay, given)
-    const relayed = via === 'auto' || via === 'relay'
+    return this.#dialBy(id, dial, leave).catch((error) => Promise.reject(together(error, [unreached])))
+  }
+
+  /** @param more relays besides ours */
+  async #dialBy(id: PeerId, dial: Dial, leave: Leave, more?: FindRelays): Promise<Session> {
+    const { connector, relays } = this.#options
+    const { via, relay, early, capability, medium, signal } = dial
+    const ours: FindRelays = (given) => relays.find(relay, given)
+    const all: FindRelays =
+      more === undefined ? ours : async (given) => [...(await ours(given)), ...(await more(given))]
+    const circuits = via === 'auto' || via === 'relay' ? all : undefined
     // A relay that was chosen is waited for in any case.
-    if (via !== 'relay' && relay === undefined) await this.#ready(relayed ? find : undefined, signal)
-    const dialled = connector.dial(id, {
-      via,
-      relays: relayed ? find : undefined,
-      exclusive: relay?.exclusive,
-      ...{ early, capability, medium, signal, leave },
-    })
-    return dialled.catch((error) => Promise.reject(together(error, [unreached])))
+    if (via !== 'relay' && relay === undefined) await this.#ready(circuits, signal)
+    const how = { via, early, capability, medium, signal, leave }
+    return connector.dial(id, { ...how, relays: circuits, exclusive: relay?.exclusive })
   }
 
   /**

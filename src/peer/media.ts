@@ -164,13 +164,13 @@ export class Media {
     known: KnownPeers,
     dial: Dial,
   ): ((signal: AbortSignal) => Promise<Signaling>) | undefined {
-    const met = known
-      .list()
-      .filter(({ id, lastMet, addresses }) => id !== to && lastMet !== undefined && addresses.length > 0)
-    if (met.length === 0) return undefined
-    met.sort((a, b) => b.lastMet! - a.lastMet!)
+    if (!known.hasMet(to)) return undefined
     return async (signal) => {
       const limited = AbortSignal.any([signal, AbortSignal.timeout(SEEK_MS)])
+      const met = known
+        .list()
+        .filter(({ id, lastMet, addresses }) => id !== to && lastMet !== undefined && addresses.length > 0)
+        .sort((a, b) => b.lastMet! - a.lastMet!)
       const away = met.slice(0, MAX_SOUGHT).filter(({ id }) => this.#host.connector.find(id) === undefined)
       await Promise.allSettled(away.map(({ id }) => dial(id, known.addressesOf(id), limited)))
       if (this.#introductions.introducers > 0) return this.#introductions
