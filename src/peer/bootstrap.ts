@@ -5,30 +5,19 @@
 import type { KnownPeers } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { type Identity, type PeerRecord, signRecord } from '../identity/index.ts'
-import { type Topics, topicEntries } from '../ledger/index.ts'
 import { registerRecord, requestPeers } from '../protocol/index.ts'
 import type { Session } from '../session/index.ts'
+import type { Place } from './finding.ts'
 
 /** ms that a record says where we are: some routine renews it long before. */
 const RECORD_LIFE_MS = 3_600_000
-
-/** Addresses and rendezvous of a record, as many as one may have. */
-const MAX_ADDRESSES = 16
-const MAX_RENDEZVOUS = 8
-
-/** Ledgers of a record: three of its 32 topics each. */
-const MAX_LEDGERS = 8
 
 export interface BootstrapHost {
   readonly identity: Identity
   readonly known: KnownPeers
   /** Sessions with the nodes. */
   readonly nodes: () => readonly Session[]
-  /** Where we listen, `host:port`, as far as others may reach it. */
-  readonly addresses: () => readonly string[]
-  readonly rendezvous: () => readonly string[]
-  /** Where we read and write at ledgers. */
-  readonly topics: () => readonly Topics[]
+  readonly place: () => Place
 }
 
 export class Bootstrap {
@@ -65,15 +54,8 @@ export class Bootstrap {
 
   /** Our record until `expiresAt`. */
   record(expiresAt: number, capabilities: readonly string[] = []): Uint8Array {
-    const { identity, addresses, rendezvous, topics } = this.#host
-    return signRecord(identity, {
-      sequence: Date.now(),
-      expiresAt,
-      addresses: addresses().slice(0, MAX_ADDRESSES),
-      rendezvous: rendezvous().slice(0, MAX_RENDEZVOUS),
-      topics: topics().slice(0, MAX_LEDGERS).flatMap(topicEntries),
-      capabilities,
-    })
+    const { identity, place } = this.#host
+    return signRecord(identity, { ...place(), sequence: Date.now(), expiresAt, capabilities })
   }
 
   /** What those nodes say that answer. */

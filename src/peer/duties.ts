@@ -2,10 +2,7 @@
  * What a peer does besides connecting: tasks, orders, routines, the trust handshake, and its part as a bootstrap node and with
  * such nodes.
  */
-import type { Candidate } from '../connect/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
-import type { Topics } from '../ledger/index.ts'
-import { formatHostPort } from '../network/address.ts'
 import {
   PEERS_PROTOCOL,
   PeerExchange,
@@ -20,6 +17,7 @@ import { type KnownTask, Routines, TaskQueue } from '../tasks/index.ts'
 import { Bootstrap } from './bootstrap.ts'
 import { addDefaultRoutines } from './default-routines.ts'
 import type { Exchanges } from './exchanges.ts'
+import type { Place } from './finding.ts'
 import type { Handlers } from './handlers.ts'
 import type { Memory } from './memory.ts'
 import type { PeerOptions } from './options.ts'
@@ -35,12 +33,9 @@ export interface DutiesHost {
   readonly handlers: Handlers
   /** Sessions with peers. */
   readonly sessions: () => readonly Session[]
-  /** Sessions with the rendezvous, by whose URLs others find us. */
+  /** Sessions with the rendezvous, which list us. */
   readonly nodes: () => readonly Session[]
-  readonly rendezvous: readonly string[]
-  /** Where we read and write at ledgers. */
-  readonly topics: () => readonly Topics[]
-  readonly candidates: () => readonly Candidate[]
+  readonly place: () => Place
   readonly reach: (peer: PeerId, options: { signal: AbortSignal }) => Promise<Session>
   /** Aborted when the peer closes. */
   readonly closing: AbortSignal
@@ -55,7 +50,7 @@ export class Duties {
 
   constructor(host: DutiesHost, { tasks, onSettings, handOutPeers = false }: PeerOptions) {
     this.#host = host
-    const { identity, memory, standing, exchanges, handlers, sessions, candidates } = host
+    const { identity, memory, standing, exchanges, handlers, sessions, nodes, place } = host
     const { bans, firewall, known } = memory
     const { trust, identifier, authorities } = standing
     const self = identity.peerId
@@ -74,14 +69,7 @@ export class Duties {
     handlers.request(PING, pingHandler)
     trust?.attach(firewall, { self })
     for (const [protocol, handler] of trust?.handlers ?? []) handlers.request(protocol, handler)
-    const listening = () => candidates().filter(({ kind }) => kind === 'tcp')
-    this.bootstrap = new Bootstrap({
-      ...{ identity, known },
-      nodes: host.nodes,
-      addresses: () => listening().map(({ host, port }) => formatHostPort(host, port)),
-      rendezvous: () => host.rendezvous,
-      topics: host.topics,
-    })
+    this.bootstrap = new Bootstrap({ identity, known, nodes, place })
     addDefaultRoutines(this.routines, { bans, bootstrap: this.bootstrap, sessions })
     if (handOutPeers !== false) this.#handOutPeers(handOutPeers === true ? {} : handOutPeers)
   }

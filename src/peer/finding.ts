@@ -4,7 +4,7 @@
  */
 import { type Candidate, type Connector, under } from '../connect/index.ts'
 import type { LanNeighbour } from '../discovery/index.ts'
-import type { Identity, PeerId } from '../identity/index.ts'
+import type { Identity, PeerId, RecordContent } from '../identity/index.ts'
 import { formatHostPort } from '../network/address.ts'
 import type { Session } from '../session/index.ts'
 import { DhtPlace } from './dht-place.ts'
@@ -17,6 +17,14 @@ import type { Memory } from './memory.ts'
 import type { PeerOptions } from './options.ts'
 import { Relays } from './relays.ts'
 import { Visits } from './visits.ts'
+
+/** What a record of ours may have of each: three topics for a ledger. */
+const MAX_ADDRESSES = 16
+const MAX_RENDEZVOUS = 8
+const MAX_TOPICS = 24
+
+/** Where this peer is, as a record of it says: where it listens as far as others may reach it, and where to ask for it. */
+export type Place = Required<Pick<RecordContent, 'addresses' | 'rendezvous' | 'topics'>>
 
 export interface FindingHost {
   readonly identity: Identity
@@ -107,17 +115,22 @@ export class Finding {
   }
 
   async #joinDht(settings: NonNullable<PeerOptions['dht']>): Promise<void> {
-    const { identity, memory, named, candidates } = this.#host
-    const content = () => ({
+    const { identity, memory } = this.#host
+    const content = () => (this.#options.listed === false ? {} : this.place())
+    this.#dht = await DhtPlace.open({ identity, known: memory.known, content }, settings)
+    this.#dht.tell()
+  }
+
+  place(): Place {
+    const { candidates, named } = this.#host
+    return {
       addresses: candidates()
         .filter(({ kind }) => kind === 'tcp')
+        .slice(0, MAX_ADDRESSES)
         .map(({ host, port }) => formatHostPort(host, port)),
-      rendezvous: named,
-      topics: this.media.ledgers.topicEntries,
-    })
-    const told = this.#options.listed === false ? () => ({}) : content
-    this.#dht = await DhtPlace.open({ identity, known: memory.known, content: told }, settings)
-    this.#dht.tell()
+      rendezvous: named.slice(0, MAX_RENDEZVOUS),
+      topics: this.media.ledgers.topicEntries.slice(0, MAX_TOPICS),
+    }
   }
 
   /** Resolves when a rendezvous has us registered, or a ledger is open. @throws PeerlineError of the first when all have failed */

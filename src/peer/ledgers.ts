@@ -190,14 +190,9 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
     return BY_CERTAINTY.find((state) => said.includes(state)) ?? 'unknown'
   }
 
-  /** Where others may dial us. */
-  get topics(): readonly Topics[] {
-    return this.status.flatMap(({ topics }) => topics ?? [])
-  }
-
-  /** The same, as a record tells it. */
+  /** Where others may dial us, as a record tells it. */
   get topicEntries(): readonly string[] {
-    return this.topics.flatMap(topicEntries)
+    return this.status.flatMap(({ topics }) => (topics === undefined ? [] : topicEntries(topics)))
   }
 
   /**
