@@ -32,6 +32,10 @@ const MAX_URL_CHARS = 400
 /** Rendezvous of one peer. */
 export const MAX_RENDEZVOUS = 4
 
+/** Topics of one peer: three at each of four ledgers; and UTF-16 units of one, as in a record. */
+export const MAX_TOPICS = 12
+const MAX_TOPIC_CHARS = 128
+
 /** How a peer is dialled, unless a dial says otherwise. */
 export interface DialSettings {
   /** Which ways may be used. */
@@ -52,6 +56,8 @@ export interface KnownPeer {
   readonly addresses: readonly KnownAddress[]
   /** URLs of the rendezvous where it was last to be found, as it told or signed, or the user gave them. */
   readonly rendezvous?: readonly string[]
+  /** Its topics at ledgers, as a record of it names them. */
+  readonly topics?: readonly string[]
   /** How the user wants it dialled. */
   readonly dial?: DialSettings
   /** When we last had a session with it, whoever dialled; ms since 1970. */
@@ -66,6 +72,7 @@ export interface Entry {
   tags: readonly string[]
   readonly addresses: AddressList
   rendezvous: readonly string[]
+  topics: readonly string[]
   dial: DialSettings | undefined
   lastMet: number | undefined
 }
@@ -75,7 +82,7 @@ export function isMarked({ name, note, tags, dial, addresses }: Entry): boolean 
   return dial !== undefined || name !== undefined || note !== undefined || tags.length > 0 || addresses.given
 }
 
-export function view({ id, name, note, tags, addresses, rendezvous, dial, lastMet }: Entry): KnownPeer {
+export function view({ id, name, note, tags, addresses, rendezvous, topics, dial, lastMet }: Entry): KnownPeer {
   return {
     id,
     ...(name === undefined ? {} : { name }),
@@ -83,6 +90,7 @@ export function view({ id, name, note, tags, addresses, rendezvous, dial, lastMe
     tags: [...tags],
     addresses: addresses.all.map((one) => ({ ...one })),
     ...(rendezvous.length === 0 ? {} : { rendezvous: [...rendezvous] }),
+    ...(topics.length === 0 ? {} : { topics: [...topics] }),
     ...(dial === undefined ? {} : { dial }),
     ...(lastMet === undefined ? {} : { lastMet }),
   }
@@ -119,23 +127,34 @@ export function readEntry(json: unknown): Entry {
     note,
     tags: [...tags],
     addresses: new AddressList(addresses),
-    rendezvous: readRendezvous(
+    rendezvous: distinct(
       all.optional('rendezvous', (at) => all.texts(at, { max: MAX_RENDEZVOUS, maxLength: MAX_URL_CHARS })),
+      isUrl,
+      'rendezvous of a peer are URLs',
+    ),
+    topics: distinct(
+      all.optional('topics', (at) => all.texts(at, { max: MAX_TOPICS, maxLength: MAX_TOPIC_CHARS })),
+      isTopic,
+      'topics of a peer say at which ledger',
     ),
     dial: all.optional('dial', (at) => readDial(all.map(at))),
     lastMet,
   }
 }
 
-function readRendezvous(urls: readonly string[] = []): readonly string[] {
-  if (!urls.every(isUrl) || new Set(urls).size < urls.length)
-    throw invalid('the rendezvous of a peer are URLs, each once')
-  return [...urls]
+function distinct(texts: readonly string[] = [], is: (text: string) => boolean, what: string): readonly string[] {
+  if (!texts.every(is) || new Set(texts).size < texts.length) throw invalid(`the ${what}, each once`)
+  return [...texts]
 }
 
 /** True for what may be the URL of a server; whether it is one that may be dialled, its reader says. */
 export function isUrl(text: string): boolean {
   return text.length <= MAX_URL_CHARS && /^[a-z]+:\/\/[\x21-\x7e]+$/.test(text)
+}
+
+/** True for what may name a topic, `<ledger id>/in=<topic>`; what it means, its reader says. */
+export function isTopic(text: string): boolean {
+  return text.length <= MAX_TOPIC_CHARS && /^[\x21-\x7e]+=[\x21-\x7e]+$/.test(text)
 }
 
 function readDial(all: Fields): DialSettings | undefined {

@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { isPeerlineError } from '../errors.ts'
-import { Identity, type PeerId, toDidKey } from '../identity/index.ts'
+import { Identity, openRecord, type PeerId, signRecord, toDidKey } from '../identity/index.ts'
 import { hostileJson } from './hostile-json.compliance.ts'
 import { type DialSettings, MAX_TAGS } from './known-peer.ts'
 import { KnownPeers, MAX_PEERS } from './known-peers.ts'
@@ -130,6 +130,44 @@ describe('the address book', () => {
     expect(book.get(ALICE)?.tags).toHaveLength(MAX_TAGS)
   })
 
+  test('knows from a record where its peer is, and where to ask for it', () => {
+    const book = clocked()
+    const lines = told(book)
+    const identity = Identity.generate()
+    const { peerId } = identity
+    const rendezvous = [`ws://192.0.2.9:4400#${ALICE}`]
+    const topics = ['hedera:testnet/in=0.0.1', 'hedera:testnet/out=0.0.2']
+    const told1 = { addresses: ['peer.example:4400'], rendezvous, topics: [...topics, 'no topic', topics[0]!] }
+    const recordOf = (content: object, sequence: number) =>
+      openRecord(signRecord(identity, { ...content, sequence, expiresAt: Date.now() + 60_000 }))
+    const first = recordOf(told1, 1)
+    book.learnRecord(first)
+    book.learnRecord(first)
+    expect(book.addressesOf(peerId)).toEqual(['peer.example:4400'])
+    expect(book.get(peerId)).toMatchObject({ rendezvous, topics })
+    expect([book.rendezvousOf(peerId), book.topicsOf(peerId)]).toEqual([rendezvous, topics])
+    expect(lines).toEqual(
+      ['add', 'change addresses', 'change rendezvous', 'change topics'].map((line) => {
+        const [what, of] = line.split(' ')
+        return [what, peerId, of].join(' ').trim()
+      }),
+    )
+    // What a later one does not tell, stays; what it tells, takes the place of that.
+    book.learnRecord(recordOf({ topics: Array.from({ length: 20 }, (_, n) => `l/in=${n}`) }, 2))
+    expect(book.get(peerId)).toMatchObject({ rendezvous })
+    expect(book.topicsOf(peerId)).toEqual(Array.from({ length: 12 }, (_, n) => `l/in=${n}`))
+    expect(book.topicsOf(BOB)).toEqual([])
+  })
+
+  test('knows whether somebody was met who may be where that was', () => {
+    const book = clocked()
+    book.learn(BOB, ['192.0.2.1:1'], 'told')
+    book.connected(ALICE, { direction: 'in' })
+    expect(book.hasMet(PEERS[2]!)).toBe(false)
+    book.connected(BOB, { direction: 'in' })
+    expect([book.hasMet(PEERS[2]!), book.hasMet(BOB)]).toEqual([true, false])
+  })
+
   test('tells what changes, and nothing when nothing does', () => {
     const book = clocked()
     const lines = told(book)
@@ -211,7 +249,21 @@ describe('a full address book', () => {
 const books = fc
   .array(
     fc.record({
-      what: fc.constantFrom('told', 'lan', 'given', 'in', 'out', 'failed', 'tag', 'name', 'note', 'dial', 'forget'),
+      what: fc.constantFrom(
+        'told',
+        'lan',
+        'urls',
+        'topics',
+        'given',
+        'in',
+        'out',
+        'failed',
+        'tag',
+        'name',
+        'note',
+        'dial',
+        'forget',
+      ),
       peer: fc.constantFrom(...PEERS),
       n: fc.integer({ min: 1, max: 20 }),
       text: fc.constantFrom('a', 'B', 'ünï', 'z z'),
@@ -223,6 +275,8 @@ const books = fc
     for (const { what, peer, n, text } of steps) {
       const address = `192.0.2.${n}:4400`
       if (what === 'told' || what === 'lan') book.learn(peer, [address], what)
+      else if (what === 'urls') book.learnRendezvous(peer, [`ws://${address}#${peer}`])
+      else if (what === 'topics') book.learnTopics(peer, [`log:1/in=${n}`, `log:1/out=${n}`])
       else if (what === 'given') {
         if (book.get(peer)?.addresses.length !== 16) book.give(peer, address)
       } else if (what === 'in' || what === 'out') book.connected(peer, { direction: what, address })
@@ -304,6 +358,12 @@ describe('an exported address book', () => {
     ['tags out of order', [{ ...entry, tags: ['b', 'a'] }]],
     ['a tag twice', [{ ...entry, tags: ['a', 'a'] }]],
     ['33 tags', [{ ...entry, tags: Array.from({ length: 33 }, (_, n) => `${n + 100}`) }]],
+    ['a rendezvous twice', [{ ...entry, rendezvous: ['ws://a:1#b', 'ws://a:1#b'] }]],
+    ['a rendezvous that is none', [{ ...entry, rendezvous: ['a:1'] }]],
+    ['a topic twice', [{ ...entry, topics: ['l/in=1', 'l/in=1'] }]],
+    ['a topic of nothing', [{ ...entry, topics: ['l/in'] }]],
+    ['a topic that is too long', [{ ...entry, topics: [`l/in=${'1'.repeat(128)}`] }]],
+    ['13 topics', [{ ...entry, topics: Array.from({ length: 13 }, (_, n) => `l/in=${n}`) }]],
     ['no list', { 0: entry }],
     ['a prototype for an entry', JSON.parse(`[{ "__proto__": ${JSON.stringify(entry)} }]`)],
   ])('is refused with %s', (_, json) => {

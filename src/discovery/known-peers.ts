@@ -11,7 +11,7 @@
 import { fields } from '../bytes/index.ts'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
-import { type PeerId, parsePeerId } from '../identity/index.ts'
+import { type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
 import { AddressList, dialableAddress, MAX_ADDRESSES } from './address-list.ts'
 import {
   checkDial,
@@ -20,10 +20,12 @@ import {
   type DialSettings,
   type Entry,
   isMarked,
+  isTopic,
   isUrl,
   type KnownPeer,
   MAX_RENDEZVOUS,
   MAX_TAGS,
+  MAX_TOPICS,
   readEntry,
   view,
 } from './known-peer.ts'
@@ -38,7 +40,7 @@ export type KnownPeersEvents = {
   add: { peer: PeerId }
   /** `full`: it had to make place for another. */
   remove: { peer: PeerId; reason: 'forgotten' | 'full' }
-  change: { peer: PeerId; what: 'addresses' | 'rendezvous' | 'met' | 'tags' | 'about' | 'dial' }
+  change: { peer: PeerId; what: 'addresses' | 'rendezvous' | 'topics' | 'met' | 'tags' | 'about' | 'dial' }
   /** Everything is another now. */
   load: { peers: number }
 }
@@ -117,7 +119,19 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
     return this.#book.entries.get(peer)?.rendezvous ?? []
   }
 
+  /** Its topics at ledgers, as a record names them. */
+  topicsOf(peer: PeerId): readonly string[] {
+    return this.#book.entries.get(peer)?.topics ?? []
+  }
+
   // ---- what happens on the network ----
+
+  /** A record that a peer has signed was found: where it listens, and where it is to be asked for. */
+  learnRecord({ peerId, addresses, rendezvous, topics }: PeerRecord): void {
+    this.learn(peerId, addresses, 'record')
+    this.learnRendezvous(peerId, rendezvous)
+    this.learnTopics(peerId, topics)
+  }
 
   /**
    * Others told of a peer: itself (`told`; of its candidates, those where it listens), a record that it signed, or the
@@ -138,12 +152,21 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
 
   /** A peer told, or a record of it, where it is to be found: instead of what was told before. At most 4 are kept. */
   learnRendezvous(peer: PeerId, urls: readonly string[]): void {
-    const valid = [...new Set(urls.filter(isUrl))].slice(0, MAX_RENDEZVOUS)
+    this.#instead(peer, 'rendezvous', urls.filter(isUrl), MAX_RENDEZVOUS)
+  }
+
+  /** The same of its topics at ledgers. At most 12 are kept. */
+  learnTopics(peer: PeerId, topics: readonly string[]): void {
+    this.#instead(peer, 'topics', topics.filter(isTopic), MAX_TOPICS)
+  }
+
+  #instead(peer: PeerId, what: 'rendezvous' | 'topics', told: readonly string[], max: number): void {
+    const valid = [...new Set(told)].slice(0, max)
     const entry = valid.length === 0 ? undefined : this.#entry(peer)
     if (entry === undefined) return
-    const changed = valid.join() !== entry.rendezvous.join()
-    entry.rendezvous = valid
-    this.#touched(entry, changed ? 'rendezvous' : undefined)
+    const changed = valid.join() !== entry[what].join()
+    entry[what] = valid
+    this.#touched(entry, changed ? what : undefined)
   }
 
   /**
@@ -285,7 +308,7 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
     }
     const addresses = new AddressList()
     const entry: Entry = {
-      ...{ id, addresses, tags: [], rendezvous: [] },
+      ...{ id, addresses, tags: [], rendezvous: [], topics: [] },
       ...{ name: undefined, note: undefined, dial: undefined, lastMet: undefined },
     }
     this.#book.touch(entry)

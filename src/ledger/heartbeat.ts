@@ -1,10 +1,9 @@
 /**
  * Heartbeats: a peer says on its stdout topic that it is there, and until when that may be believed.
  *
- *     heartbeat = CBOR { due, ?record }
+ *     heartbeat = CBOR { due }
  *
- *     due      ms after this one's consensus time by which the next one comes: 10 s to 24 h; 0: goodbye
- *     record   the peer's signed record, where it fits
+ *     due   ms after this one's consensus time by which the next one comes: 10 s to 24 h; 0: goodbye
  *
  *     unknown --heartbeat--> alive --due + 30 s--> suspect --due + 120 s--> dead
  *        any state --heartbeat--> alive            any state --goodbye--> offline
@@ -14,10 +13,10 @@
  * - Of one peer the highest sequence wins, in whatever order they are read.
  * Limits: {@link MAX_HEARTBEAT_BYTES}, and so many peers observed.
  */
-import { copyBytes, decodeCbor, encodeCbor, fields } from '../bytes/index.ts'
+import { decodeCbor, encodeCbor, fields } from '../bytes/index.ts'
 import { asPeerlineError, type PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
-import { MAX_RECORD_BYTES, type PeerId } from '../identity/index.ts'
+import type { PeerId } from '../identity/index.ts'
 import { Kind } from './envelope.ts'
 import type { Price } from './ledger.ts'
 import type { TopicWriter } from './topic-writer.ts'
@@ -34,8 +33,8 @@ export const DEAD_AFTER_MS = 120_000
 const FREE_INTERVAL_MS = 30_000
 const PAID_INTERVAL_MS = 600_000
 
-/** Bytes of a heartbeat: the record, and what is around it. */
-export const MAX_HEARTBEAT_BYTES = MAX_RECORD_BYTES + 64
+/** Bytes of a heartbeat that is read: what else a later version says in it is passed over. */
+export const MAX_HEARTBEAT_BYTES = 1_024
 
 /** Peers observed by default: each takes about 300 bytes. */
 const MAX_OBSERVED = 1_024
@@ -43,21 +42,18 @@ const MAX_OBSERVED = 1_024
 export interface Heartbeat {
   /** ms after its consensus time by which the next one comes; 0: there is none, the peer goes. */
   readonly dueMs: number
-  /** The peer's signed record, unread. */
-  readonly record?: Uint8Array | undefined
 }
 
-export function encodeHeartbeat({ dueMs, record }: Heartbeat): Uint8Array {
-  return encodeCbor({ due: dueMs, record })
+export function encodeHeartbeat({ dueMs }: Heartbeat): Uint8Array {
+  return encodeCbor({ due: dueMs })
 }
 
 /** @throws ERR_PEERLINE_PROTOCOL or ERR_PEERLINE_TOO_LARGE for what is no heartbeat */
 export function readHeartbeat(payload: Uint8Array): Heartbeat {
   const f = fields(decodeCbor(payload, { maxBytes: MAX_HEARTBEAT_BYTES, maxDepth: 4 }), 'heartbeat')
   const dueMs = f.integer('due', { max: MAX_DUE_MS })
-  const record = f.optional('record', (name) => copyBytes(f.bytes(name, { max: MAX_RECORD_BYTES })))
   // Less than the least is taken for the least: the writer is alive, if in a hurry.
-  return { dueMs: dueMs === 0 ? 0 : Math.max(dueMs, MIN_DUE_MS), ...(record === undefined ? {} : { record }) }
+  return { dueMs: dueMs === 0 ? 0 : Math.max(dueMs, MIN_DUE_MS) }
 }
 
 /** ms between two heartbeats, for what each costs. */
@@ -74,10 +70,6 @@ export interface HeartbeatsOptions {
   readonly intervalMs: number
   /** ms that the ledger takes, as a rule. */
   readonly latencyMs: number
-  /** Our signed record, where there is one. */
-  readonly record?: (() => Uint8Array | undefined) | undefined
-  /** Bytes that a heartbeat may have: above them the record is left out. */
-  readonly maxBytes: number
   /** One could not be written: the next one is tried at its time. */
   readonly onError?: ((error: PeerlineError) => void) | undefined
 }
@@ -124,11 +116,11 @@ export class Heartbeats {
   }
 
   #heartbeat(): Uint8Array {
-    const { intervalMs, latencyMs, record, maxBytes } = this.#options
+    const { intervalMs, latencyMs } = this.#options
     // Half as long again: a try or two may fail, and consensus takes its time.
-    const dueMs = Math.round(Math.min(Math.max(intervalMs * 1.5 + 2 * latencyMs, MIN_DUE_MS), MAX_DUE_MS))
-    const whole = encodeHeartbeat({ dueMs, record: record?.() })
-    return whole.length <= maxBytes ? whole : encodeHeartbeat({ dueMs })
+    return encodeHeartbeat({
+      dueMs: Math.round(Math.min(Math.max(intervalMs * 1.5 + 2 * latencyMs, MIN_DUE_MS), MAX_DUE_MS)),
+    })
   }
 }
 

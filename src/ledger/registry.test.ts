@@ -4,7 +4,7 @@ import { ConsensusClock } from './clock.ts'
 import { Kind, sealMessage } from './envelope.ts'
 import { MemoryLedger } from './memory-ledger.compliance.ts'
 import { Registry, type RegistryOptions } from './registry.ts'
-import { namedTopics, topicEntries } from './topics.ts'
+import { namedTopics, topicEntries, topicsOf } from './topics.ts'
 
 const TOPIC = 'registry'
 const DAY = 86_400_000
@@ -68,7 +68,10 @@ describe('a registry', () => {
     const [early, late] = [Identity.generate(), Identity.generate()]
     await within(join(early).publish(contentOf(early), { signal }))
     const reader = join()
-    const topics = ({ peerId }: Identity) => within(reader.topics(peerId, { signal }))
+    const topics = async ({ peerId }: Identity) => {
+      const record = await within(reader.find(peerId, { signal }))
+      return record && topicsOf(record, ledger.id)
+    }
     expect(await topics(early)).toEqual(namedTopics(ledger.id, early.peerId))
     expect(await topics(late)).toBeUndefined()
     await within(join(late).publish(contentOf(late), { signal }))

@@ -25,11 +25,10 @@ import { pause } from '../pause.ts'
 import { backOffMs, mayPass } from './again.ts'
 import { ConsensusClock } from './clock.ts'
 import { Kind, type Message, openMessage } from './envelope.ts'
-import type { Entry, Ledger, Topics } from './ledger.ts'
+import type { Entry, Ledger } from './ledger.ts'
 import { nextPage } from './next-page.ts'
 import { TopicReader } from './topic-reader.ts'
 import { TopicWriter } from './topic-writer.ts'
-import { topicsOf } from './topics.ts'
 
 /** ms that an own record is good for, and after which it is published again: a device may be away for weeks. */
 const LIFETIME_MS = 30 * 86_400_000
@@ -100,12 +99,6 @@ export class Registry {
     this.#asked.delete(peer)
     keep(this.#asked, peer, found, MAX_ASKED)
     return found
-  }
-
-  /** The topics of a peer at this ledger. @throws PeerlineError as {@link find} */
-  async topics(peer: PeerId, options: { readonly signal: AbortSignal }): Promise<Topics | undefined> {
-    const record = await this.find(peer, options)
-    return record === undefined ? undefined : topicsOf(record, this.#options.ledger.id)
   }
 
   /**

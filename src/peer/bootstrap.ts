@@ -28,14 +28,14 @@ export class Bootstrap {
   }
 
   /**
-   * Asks the nodes for peers; their addresses go into the address book.
+   * Asks the nodes for peers; where these are goes into the address book.
    * @throws PeerlineError of the first node when none answered; `ERR_PEERLINE_OFFLINE` when there is none
    */
   async find(options: { signal?: AbortSignal; max?: number; capability?: string } = {}): Promise<PeerRecord[]> {
     const { identity, known } = this.#host
     const told = await this.#each((node) => requestPeers(node, { ...options, self: identity.peerId }))
     const found = new Map(told.flatMap(({ peers }) => peers).map((record) => [record.peerId, record]))
-    for (const { peerId, addresses } of found.values()) known.learn(peerId, addresses, 'record')
+    for (const record of found.values()) known.learnRecord(record)
     return [...found.values()]
   }
 

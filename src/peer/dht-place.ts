@@ -51,8 +51,7 @@ export class DhtPlace {
   async seek(to: PeerId, signal: AbortSignal): Promise<void> {
     const record = await this.#dht.find(to, { signal })
     if (record === undefined) throw new PeerlineError('ERR_PEERLINE_OFFLINE', `no record of ${to} is in the DHT`)
-    this.#host.known.learn(to, record.addresses, 'record')
-    this.#host.known.learnRendezvous(to, record.rendezvous)
+    this.#host.known.learnRecord(record)
   }
 
   close(): Promise<void> {

@@ -66,7 +66,7 @@ export class Finding {
     })
     this.media = new Media(
       {
-        ...{ identity, connector, handlers, kept, listening },
+        ...{ identity, known: memory.known, connector, handlers, kept, listening },
         rendezvous: options.listed === false ? [] : named,
         onNeighbour: host.onNeighbour,
         touch: () => memory.touch(),
@@ -83,7 +83,7 @@ export class Finding {
       }),
       seekIntroducers: (to) => {
         if (options.askPeers === false) return undefined
-        return this.media.seekIntroducers(to, memory.known, (...how) => this.#dialKnown(...how))
+        return this.media.seekIntroducers(to, (...how) => this.#dialKnown(...how))
       },
       seekRecord: options.dht === undefined ? undefined : async (to, signal) => this.#dht?.seek(to, signal),
       isOnline: () => this.media.isOnline,

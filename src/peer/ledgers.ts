@@ -10,7 +10,7 @@
  */
 import { fields, fromHex, toHex } from '../bytes/index.ts'
 import { firstOf, type parseServerUrl, pause, untilAborted } from '../connect/index.ts'
-import type { Section } from '../discovery/index.ts'
+import type { KnownPeers, Section } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
@@ -24,6 +24,7 @@ import {
   RemoteLedger,
   type Topics,
   topicEntries,
+  topicsOf,
 } from '../ledger/index.ts'
 import type { Session } from '../session/index.ts'
 import {
@@ -58,7 +59,7 @@ export interface LedgerSettings {
   readonly ledger: Ledger | string
   /**
    * The topic where peers tell which topics are theirs, shared by all who want to find each other; without it, only those are
-   * found whose record is known. A ledger that leaves names to us needs none.
+   * found whose record is in the address book. A ledger that leaves names to us needs none.
    */
   readonly registry?: string
   /** ms between heartbeats, 10 s to 16 h. @default half a minute, and ten minutes where they cost money */
@@ -87,6 +88,8 @@ export type LedgersEvents = {
 
 export interface LedgersHost {
   readonly identity: Identity
+  /** Topics of peers, as records tell of them. */
+  readonly known: KnownPeers
   readonly listed: boolean
   readonly onOffer: OfferHandler
   /** Dials a server that offers a ledger. */
@@ -322,9 +325,16 @@ class Link {
   }
 
   async #topicsOf(peer: PeerId): Promise<Topics | undefined> {
+    const { known, closing } = this.#host
     const ledger = this.#ledger!
     if (namesTopics(ledger.id)) return namedTopics(ledger.id, peer)
-    return this.#registry?.topics(peer, { signal: this.#host.closing })
+    const remembered = topicsOf({ topics: known.topicsOf(peer) }, ledger.id)
+    const record = await this.#registry?.find(peer, { signal: closing }).catch((error) => {
+      if (remembered === undefined) throw error
+    })
+    if (record === undefined) return remembered
+    known.learnRecord(record)
+    return topicsOf(record, ledger.id) ?? remembered
   }
 
   /** One session serves all that is asked of a server's ledger, as long as it stands. */

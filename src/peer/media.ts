@@ -33,6 +33,7 @@ export function lanModeOf({ announce = 'listen', listed = true }: PeerOptions): 
 
 export interface MediaHost {
   readonly identity: Identity
+  readonly known: KnownPeers
   /** URLs where we may be found. */
   readonly rendezvous: readonly string[]
   readonly kept: KeptLedgers
@@ -73,6 +74,7 @@ export class Media {
     })
     this.ledgers = new Ledgers(options.ledgers ?? [], {
       identity: host.identity,
+      known: host.known,
       listed: this.#listed,
       onOffer: (offer, how) => connector.answer(offer, how),
       dial: async (url, signal) => connector.direct.server(url, { signal }),
@@ -159,11 +161,8 @@ export class Media {
    * @param dial dials one of them, where we may; what fails is passed over
    * @returns undefined when there is nobody to be asked; else what rejects with `ERR_PEERLINE_OFFLINE` when none of them is there
    */
-  seekIntroducers(
-    to: PeerId,
-    known: KnownPeers,
-    dial: Dial,
-  ): ((signal: AbortSignal) => Promise<Signaling>) | undefined {
+  seekIntroducers(to: PeerId, dial: Dial): ((signal: AbortSignal) => Promise<Signaling>) | undefined {
+    const { known } = this.#host
     if (!known.hasMet(to)) return undefined
     return async (signal) => {
       const limited = AbortSignal.any([signal, AbortSignal.timeout(SEEK_MS)])

@@ -73,8 +73,6 @@ export interface LedgerSignalingOptions {
   readonly state?: LedgerState | undefined
   /** @default one of its own */
   readonly clock?: ConsensusClock
-  /** Our signed record, which heartbeats bring where it fits. */
-  readonly record?: () => Uint8Array | undefined
   /** ms between heartbeats, 10 s to 16 h. @default half a minute, and ten minutes where they cost money */
   readonly heartbeatMs?: number
   /** Answers a minute. @default 120, and 12 where they cost money */
@@ -265,7 +263,7 @@ export class LedgerSignaling implements Signaling {
   }
 
   async #list(options: LedgerSignalingOptions): Promise<Listed> {
-    const { ledger, identity, onOffer, record, heartbeatMs, answersPerMinute, signal, onError = () => {} } = options
+    const { ledger, identity, onOffer, heartbeatMs, answersPerMinute, signal, onError = () => {} } = options
     const { clock } = this
     const state = options.state?.topics.ledger === ledger.id ? options.state : undefined
     const topics = state?.topics ?? (await makeTopics(ledger, identity.peerId, { signal }))
@@ -287,8 +285,6 @@ export class LedgerSignaling implements Signaling {
       out,
       intervalMs: heartbeatMs ?? heartbeatIntervalMs(ledger.price(ledger.maxMessageBytes)),
       latencyMs: ledger.latencyMs,
-      record,
-      maxBytes: out.maxPayloadBytes,
       onError,
     })
     const answering = new LedgerAnswering({

@@ -174,6 +174,7 @@ describe('a bootstrap node', () => {
     expect(back).toMatchObject([{ peerId: a.id, addresses: a.addresses, capabilities: ['maps'] }])
     expect(await b.findPeers({ capability: 'music' })).toEqual([])
     expect(a.known.get(b.id)?.addresses.map(({ address }) => address)).toEqual(b.addresses)
+    expect(a.known.rendezvousOf(b.id)).toEqual([server.url])
     // Nobody is dialled for being told of.
     expect([a.connections.total, b.connections.total]).toEqual([0, 0])
     const offline = [once(a, 'offline'), once(b, 'offline')]

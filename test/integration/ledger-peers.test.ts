@@ -5,7 +5,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
-import { FileStore, Identity, LogLedger, Peer, type PeerOptions } from '../../src/index.ts'
+import { FileStore, Identity, LogLedger, openRecord, Peer, type PeerOptions } from '../../src/index.ts'
+import { MemoryLedger } from '../../src/ledger/memory-ledger.compliance.ts'
 import { freePort } from '../../src/network/free-port.compliance.ts'
 import { once, startPeer, startServer } from './world.ts'
 
@@ -100,6 +101,30 @@ describe('a ledger that is a file', () => {
     again.addEventListener('session', ({ detail }) => answered.push(detail))
     expect(await ask(a, again)).toBe('hello')
     expect(answered).toHaveLength(1)
+  })
+})
+
+describe('a ledger that gives topics names of its own', () => {
+  test('is of use where the topics of a peer are known: by a record of it, and then from the address book', async () => {
+    const ledger = new MemoryLedger()
+    const [a, b] = [await startEcho({ ledgers: [{ ledger }] }), await startEcho({ ledgers: [{ ledger }] })]
+    await expect(a.connect(b.id)).rejects.toMatchObject({ code: 'ERR_PEERLINE_OFFLINE' })
+    const record = openRecord(b.record(Date.now() + 60_000))
+    expect(record.topics).toContain(`memory:test/in=${b.ledgers[0]!.topics!.stdin}`)
+    a.known.learnRecord({ ...record, addresses: [] })
+    expect(await ask(a, b)).toBe('hello')
+    expect(a.sessions[0]!.why().signaling).toMatchObject([{ outcome: 'answered', messages: 1 }])
+    const c = await startEcho({ ledgers: [{ ledger }] })
+    c.known.load(a.known.export().map((known) => ({ ...known, addresses: [] })))
+    expect(await ask(c, b)).toBe('hello')
+  })
+
+  test('has them in a registry, by which the address book learns of them', async () => {
+    const settings = { ledgers: [{ ledger: new MemoryLedger(), registry: 'all' }] }
+    const [a, b] = [await startEcho(settings), await startEcho(settings)]
+    expect(a.known.topicsOf(b.id)).toEqual([])
+    expect(await ask(a, b)).toBe('hello')
+    expect(a.known.topicsOf(b.id)).toHaveLength(3)
   })
 })
 
