@@ -12,7 +12,7 @@
 import { toHex } from '../bytes/index.ts'
 import { type Connector, type FindRelays, type Leave, under, untilAborted, type Via } from '../connect/index.ts'
 import type { KnownPeers } from '../discovery/index.ts'
-import type { ErrorCode, PeerlineError } from '../errors.ts'
+import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
@@ -208,7 +208,7 @@ export class Dialling {
     if (hasRendezvous() && dial.medium === undefined) {
       await online(signal).catch((error) => {
         // The local network, and mutual peers, answer by themselves, should no rendezvous be reached.
-        if (!hasOthers() || signal.aborted) throw error
+        if (!hasOthers() || signal.aborted) throw notByPeer(error)
         unreached = error
       })
     }
@@ -240,6 +240,13 @@ export class Dialling {
       if (signal.aborted) throw error
     })
   }
+}
+
+/** That no rendezvous takes us is no refusal by the peer, which would be the end of the dial. */
+function notByPeer(error: unknown): unknown {
+  if (!isPeerlineError(error) || error.code !== 'ERR_PEERLINE_DENIED') return error
+  const { message, recover } = error
+  return new PeerlineError('ERR_PEERLINE_UNREACHABLE', `no rendezvous takes us: ${message}`, { cause: error, recover })
 }
 
 /** A session that comes when there is one already is of no use. */

@@ -104,6 +104,21 @@ describe('peers of the address book', () => {
   })
 })
 
+test('a rendezvous that refuses us ends no dial; where there is nothing else, it is said', async () => {
+  const identity = Identity.generate()
+  const server = await startServer()
+  server.peer.bans.ban(identity.peerId)
+  const b = await startEcho()
+  const a = await startEcho({ identity, rendezvous: [server.url] })
+  await expect(a.connect(b.id)).rejects.toMatchObject({
+    code: 'ERR_PEERLINE_UNREACHABLE',
+    message: expect.stringContaining('no rendezvous takes us'),
+    cause: expect.objectContaining({ code: 'ERR_PEERLINE_DENIED' }),
+  })
+  a.known.give(b.id, b.addresses[0])
+  expect(await ask(a, b)).toBe('hello')
+})
+
 test('addresses that are remembered are tried while a rendezvous does not answer', async () => {
   const silent = `ws://127.0.0.1:${await freePort()}#${Identity.generate().peerId}`
   const b = await startEcho()
