@@ -15,7 +15,7 @@
  */
 import { type Candidate, firstOf, type Vantage } from '../connect/index.ts'
 import { formatHostPort, localAddresses, parseHostPort, type SocketAddress, scopeOf } from '../network/address.ts'
-import { type AddressVerdict, type QuorumSettings, readQuorum } from '../network/address-quorum.ts'
+import { type AddressVerdict, type Quorum, type QuorumSettings, readQuorum } from '../network/address-quorum.ts'
 import {
   classifyTcp,
   type NatMapping,
@@ -109,6 +109,7 @@ export class Reachability {
     knows: () => this.#candidates(this.#lastTcpPort).some(({ host }) => scopeOf(host) === 'public'),
     udp: () => this.#udp,
   })
+  readonly #quorum: Quorum
   /** Others were asked since the network was last another one. */
   #observed = false
   /** The life of a UDP mapping is, or was, measured in this network. */
@@ -116,7 +117,7 @@ export class Reachability {
 
   constructor(options: ReachabilityOptions) {
     this.#options = options
-    readQuorum(options.addressQuorum ?? {})
+    this.#quorum = readQuorum(options.addressQuorum ?? {})
     if (options.publicAddress === undefined || !options.observe) return
     this.#public = new PublicAddress(options.publicAddress, { signal: this.#stop.signal })
   }
@@ -269,8 +270,8 @@ export class Reachability {
   async #hearPeers(): Promise<void> {
     if (this.#asking !== undefined) return this.#asking
     if (!this.#wantsPeers || performance.now() - this.#askedAt < ASK_AGAIN_MS) return
-    const { observers, addressQuorum = {} } = this.#options
-    if (new Set(observers().map(({ peer }) => peer)).size < readQuorum(addressQuorum).quorum) return
+    const asked = new Set(this.#options.observers().map(({ peer }) => peer))
+    if (asked.size < this.#quorum.quorum) return
     clearTimeout(this.#askTimer)
     await this.#askPeers()
   }
@@ -292,13 +293,13 @@ export class Reachability {
   }
 
   async #hear(): Promise<void> {
-    const { observers, addressQuorum, mayUse } = this.#options
+    const { observers, mayUse } = this.#options
     this.#askedAt = performance.now()
     const { signal } = this.#stop
     const [udp, tcpPort] = [this.#udp, this.#lastTcpPort ?? this.tcpPort]
     const agreed = this.#agreed
     const options = { sessions: observers(), signal, local: localAddresses(), udp, tcpPort, mayUse }
-    const report = await askQuorum({ ...options, ...addressQuorum }).catch(() => undefined)
+    const report = await askQuorum({ ...options, ...this.#quorum }).catch(() => undefined)
     // Closed; or the network is another one, or somebody else has told meanwhile.
     if (report === undefined || this.#agreed !== agreed || this.#isTold) return
     const before = this.#known
