@@ -87,6 +87,11 @@ export class PeerlineError extends Error {
   }
 }
 
+/** An `ERR_PEERLINE_INVALID`. */
+export function invalid(message: string, cause?: unknown): PeerlineError {
+  return new PeerlineError('ERR_PEERLINE_INVALID', message, { cause })
+}
+
 /** True for an error of this tree, also when it comes from another copy of the package. */
 export function isPeerlineError(value: unknown): value is PeerlineError {
   return typeof value === 'object' && value !== null && BRAND in value

@@ -5,12 +5,20 @@
  */
 import { isPeerlineError, PeerlineError } from './errors.ts'
 
-/** `error` as one of ours: `ERR_PEERLINE_DISK_FULL`, or `ERR_PEERLINE_FILE`. `what`: 'writing report.pdf' */
-export function ioError(error: unknown, what: string): PeerlineError {
+/** The code of an error of the system, such as ENOENT. */
+export function codeOf(error: unknown): unknown {
+  return error instanceof Error && 'code' in error ? error.code : undefined
+}
+
+/**
+ * `error` as one of ours: `ERR_PEERLINE_DISK_FULL`, or `ERR_PEERLINE_FILE`. `what`: 'writing report.pdf'.
+ * `whenFull`: what to do about a full disk, where that is not to send again.
+ */
+export function ioError(error: unknown, what: string, whenFull: { readonly recover?: string } = {}): PeerlineError {
   if (isPeerlineError(error)) return error
-  const code = (error as NodeJS.ErrnoException | null | undefined)?.code
+  const code = codeOf(error)
   if (code === 'ENOSPC' || code === 'EDQUOT') {
-    return new PeerlineError('ERR_PEERLINE_DISK_FULL', `${what}: the disk is full`, { cause: error })
+    return new PeerlineError('ERR_PEERLINE_DISK_FULL', `${what}: the disk is full`, { ...whenFull, cause: error })
   }
   return new PeerlineError('ERR_PEERLINE_FILE', `${what} failed${code === undefined ? '' : `: ${code}`}`, {
     cause: error,

@@ -1,5 +1,5 @@
 import { setMaxListeners } from 'node:events'
-import { abortError } from './errors.ts'
+import { abortError, type PeerlineError } from './errors.ts'
 
 /** Waits `ms`, or rejects when the signal fires. */
 export function pause(ms: number, signal: AbortSignal): Promise<void> {
@@ -13,7 +13,7 @@ export function pause(ms: number, signal: AbortSignal): Promise<void> {
       resolve()
     }, ms)
     if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
+    else whenAborted(signal, onAbort)
   })
 }
 
@@ -21,10 +21,20 @@ export function pause(ms: number, signal: AbortSignal): Promise<void> {
 export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: string): Promise<T> {
   return new Promise((resolve, reject) => {
     const onAbort = () => reject(abortError(signal, what))
-    if (signal.aborted) return onAbort()
-    signal.addEventListener('abort', onAbort, { once: true })
+    if (signal.aborted) onAbort()
+    else whenAborted(signal, onAbort)
     promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
   })
+}
+
+/**
+ * Has `listener` called when the signal fires, if there is one; not when it has fired already. Others may wait for the same in any number, which is no
+ * leak, and no cause for a warning on somebody's terminal: a caller has one signal for all that it does at once.
+ */
+export function whenAborted(signal: AbortSignal | undefined, listener: (event: Event) => void): void {
+  if (signal === undefined) return
+  setMaxListeners(0, signal)
+  signal.addEventListener('abort', listener, { once: true })
 }
 
 /** Does `work` under a signal that fires with the first of `signals`, and leaves nothing behind at them when it is over. */
@@ -33,6 +43,23 @@ export async function under<T>(signals: readonly AbortSignal[], work: (signal: A
   try {
     return await work(firstOf(...signals, over.signal))
   } finally {
+    over.abort()
+  }
+}
+
+/** The same, for at most `ms`: then the signal fires with `late`. */
+export async function within<T>(
+  ms: number,
+  late: PeerlineError,
+  signals: readonly AbortSignal[],
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const over = new AbortController()
+  const timer = setTimeout(() => over.abort(late), ms)
+  try {
+    return await work(firstOf(...signals, over.signal))
+  } finally {
+    clearTimeout(timer)
     over.abort()
   }
 }
@@ -52,10 +79,6 @@ export function firstOf(...signals: readonly AbortSignal[]): AbortSignal {
   }
   const fired = signals.find(({ aborted }) => aborted)
   if (fired !== undefined) end(fired)
-  else
-    for (const signal of signals) {
-      setMaxListeners(0, signal)
-      signal.addEventListener('abort', fire)
-    }
+  else for (const signal of signals) whenAborted(signal, fire)
   return first.signal
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { PeerlineError } from '../errors.ts'
+import { failureOf } from '../failure.compliance.ts'
 import { fromHex, toHex } from './bytes.ts'
 import { decodeCbor, encodeCbor } from './cbor.ts'
 
@@ -21,15 +21,8 @@ const anyValue = fc.letrec((tie) => ({
   ),
 })).value
 
-function failure(bytes: Uint8Array, limits: Parameters<typeof decodeCbor>[1] = LIMITS): PeerlineError | undefined {
-  try {
-    decodeCbor(bytes, limits)
-    return undefined
-  } catch (error) {
-    if (error instanceof PeerlineError) return error
-    throw error
-  }
-}
+const failure = (bytes: Uint8Array, limits: Parameters<typeof decodeCbor>[1] = LIMITS) =>
+  failureOf(() => decodeCbor(bytes, limits))
 
 describe('encodeCbor', () => {
   // RFC 8949 appendix A

@@ -7,7 +7,7 @@
  *   const size = f.optional('size', (at) => f.integer(at, { min: 0 }))
  */
 
-import { PeerlineError } from '../errors.ts'
+import { invalid, isPeerlineError, PeerlineError } from '../errors.ts'
 
 /** The latest time that a `Date` can hold, ms since 1970 (ECMA-262 section 21.4.1.1). */
 export const MAX_TIME_MS = 8.64e15
@@ -103,4 +103,14 @@ export class Fields {
 /** The fields of a decoded map; `what` names it in errors. */
 export function fields(value: unknown, what = 'message'): Fields {
   return new Fields(value, what)
+}
+
+/** What `read` makes of what was kept here. What it finds wrong is `ERR_PEERLINE_INVALID` then: it is no fault of another peer. */
+export function strictly<T>(read: () => T): T {
+  try {
+    return read()
+  } catch (error) {
+    if (isPeerlineError(error) && error.code === 'ERR_PEERLINE_PROTOCOL') throw invalid(error.message, error)
+    throw error
+  }
 }

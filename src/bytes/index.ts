@@ -1,7 +1,7 @@
 export * from './bytes.ts'
 export { type CborLimits, decodeCbor, encodeCbor } from './cbor.ts'
 export { Cursor } from './cursor.ts'
-export { Fields, fields, MAX_TIME_MS } from './fields.ts'
+export { Fields, fields, MAX_TIME_MS, strictly } from './fields.ts'
 export * from './preamble.ts'
 export { varintSize, writeUint64, writeVarint } from './varint.ts'
 export { decodeZbase32, encodeZbase32 } from './zbase32.ts'

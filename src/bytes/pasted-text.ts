@@ -12,7 +12,7 @@
  * Limit: the caller's, known before the text is looked at.
  */
 import { createHash } from 'node:crypto'
-import { PeerlineError } from '../errors.ts'
+import { invalid, PeerlineError } from '../errors.ts'
 import { concatBytes, equalBytes } from './bytes.ts'
 import { decodeZbase32, encodeZbase32 } from './zbase32.ts'
 
@@ -99,8 +99,4 @@ function mistyped(kind: PastedKind, why: string): PeerlineError {
 
 function tooLarge(kind: PastedKind, maxBytes: number): PeerlineError {
   return new PeerlineError('ERR_PEERLINE_TOO_LARGE', `${aOr(kind)} has at most ${maxBytes} bytes`)
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { isPeerlineError } from '../errors.ts'
+import { codeOf } from '../failure.compliance.ts'
 import { MessageKind, PROTOCOL_VERSION, readPreamble, writePreamble } from './preamble.ts'
 
 test('every kind is read back, whatever follows', () => {
@@ -47,12 +47,3 @@ test('another version is named, a short message and an unknown kind break the pr
     { examples: [[Uint8Array.of(2, 1)], [Uint8Array.of(1)], [Uint8Array.of(1, 0)], [Uint8Array.of(1, 12)]] },
   )
 })
-
-function codeOf(act: () => unknown): string | undefined {
-  try {
-    act()
-    return undefined
-  } catch (error) {
-    return isPeerlineError(error) ? error.code : String(error)
-  }
-}

@@ -6,20 +6,9 @@
  *
  * Neither is told where the other listens, nor looks around on the network: all they have is each other's id, and the file.
  */
-import {
-  BYTES_PER_SECOND,
-  describe,
-  FILE_BYTES,
-  FILE_NAME,
-  hashFile,
-  makeFile,
-  type Played,
-  percent,
-  type Stage,
-  stepper,
-  watch,
-} from './demo-stage.ts'
-import { formatBytes, formatMs, roundMs } from './output.ts'
+import { arrived, begin, finish, isGone, type Played, type Stage } from './demo-stage.ts'
+import { wallMs } from './demo-wire.ts'
+import { formatMs, roundMs } from './output.ts'
 
 /** Share of the file after which the ledger is removed. */
 const REMOVE_AT = 0.6
@@ -33,31 +22,17 @@ export const LEDGER_CHECKS = {
   cleanedUp: 'nothing is left behind',
 } as const
 
-export async function playWithLedger({ child, out, directory, signal }: Stage): Promise<Played> {
-  const [sender, receiver] = [child('sender'), child('receiver')]
+export async function playWithLedger(stage: Stage): Promise<Played> {
   const { join } = await import('node:path')
-  const { access, mkdir, rm, stat } = await import('node:fs/promises')
-  const source = join(directory, FILE_NAME)
-  const inbox = join(directory, 'inbox')
-  const ledger = join(directory, 'ledger')
-  await mkdir(inbox)
-  out.say(`Making ${formatBytes(FILE_BYTES)} of random bytes, and starting two peers:`)
-  const made = makeFile(source, signal)
-  made.catch(() => {})
-
-  sender.tell({ order: 'join', ledger })
-  const { peerId: allow } = await sender.until('joined')
-  receiver.tell({ order: 'join', ledger, directory: inbox, allow })
-  const { peerId: to } = await receiver.until('joined')
-  out.say(`  sender    process ${sender.pid}, ${allow}`)
-  out.say(`  receiver  process ${receiver.pid}, ${to}`)
-  out.say(`There is no server. All they have is each other's id, and a file: ${ledger}`)
-  const hash = await made
-
-  sender.tell({ order: 'send', to, file: source, bytesPerSecond: BYTES_PER_SECOND })
-  const { atMs, path, found } = await sender.until('connected')
+  const { rm, stat } = await import('node:fs/promises')
+  const ledger = join(stage.directory, 'ledger')
+  const transfer = await begin(stage, 'two peers', async () => ({
+    by: { ledger },
+    text: `There is no server. All they have is each other's id, and a file: ${ledger}`,
+  }))
+  const { receiver, step } = transfer
+  const { atMs, path, found } = transfer.connected
   const { size } = await stat(ledger)
-  const step = stepper(out, atMs)
   const [by] = found
   const cost = {
     medium: by?.medium ?? null,
@@ -71,34 +46,20 @@ export async function playWithLedger({ child, out, directory, signal }: Stage): 
     `connected by ${path}; the ledger took ${formatMs(by?.ms ?? 0)} for an offer and its answer, and has ${size} bytes now`,
     { path, ...cost },
   )
-  const watching = watch(receiver, out)
-  try {
-    const most = await receiver.until('progress', ({ doneBytes }) => doneBytes >= REMOVE_AT * FILE_BYTES)
+  const { seen, byPath, receivedMs, sameHash } = await finish(stage, transfer, async () => {
+    const text = `${await arrived(receiver, REMOVE_AT)}; removed the ledger: nobody needs it any more`
     await rm(ledger)
-    const removedMs = performance.timeOrigin + performance.now()
-    step('removed', removedMs, `${percent(most.doneBytes)} arrived; removed the ledger: nobody needs it any more`, {})
-    const [sent, received] = await Promise.all([sender.until('sent'), receiver.until('received')])
-    step('received', received.atMs, `received whole: ${formatBytes(FILE_BYTES)}, ${describe(sent.byPath)}`, {
-      byPath: sent.byPath,
-    })
-    watching.stop()
-    const [there, here] = [await hashFile(received.path), await hashFile(source)]
-    out.say(`SHA-256 of the file sent      ${here}`)
-    out.say(`SHA-256 of the file received  ${there}`)
-    const gone = await access(ledger).then(
-      () => false,
-      () => true,
-    )
-    return {
-      checks: {
-        foundByLedger: found.length === 1 && by?.outcome === 'answered' && by.medium === `ledger file ${ledger}`,
-        direct: path === 'tcp' && Object.keys(sent.byPath).join() === 'tcp',
-        ledgerGone: gone && removedMs < received.atMs,
-        sameHash: [here, there, sent.sha256, received.sha256].every((one) => one === hash),
-      },
-      byPath: sent.byPath,
-    }
-  } finally {
-    watching.stop()
+    const removedMs = wallMs()
+    step('removed', removedMs, text, {})
+    return { removedMs }
+  })
+  return {
+    checks: {
+      foundByLedger: found.length === 1 && by?.outcome === 'answered' && by.medium === `ledger file ${ledger}`,
+      direct: path === 'tcp' && Object.keys(byPath).join() === 'tcp',
+      ledgerGone: (await isGone(ledger)) && seen.removedMs < receivedMs,
+      sameHash,
+    },
+    byPath,
   }
 }

@@ -9,20 +9,8 @@
  * Everything is driven by what the processes report, nothing by the clock: the receiver listens nowhere until a quarter
  * of the file has come, so that quarter can only have come through the relay; the server is killed only after the move.
  */
-import {
-  BYTES_PER_SECOND,
-  describe,
-  FILE_BYTES,
-  FILE_NAME,
-  hashFile,
-  isAlive,
-  makeFile,
-  type Played,
-  percent,
-  type Stage,
-  stepper,
-  watch,
-} from './demo-stage.ts'
+import { arrived, BYTES_PER_SECOND, begin, FILE_BYTES, finish, isAlive, type Played, type Stage } from './demo-stage.ts'
+import { wallMs } from './demo-wire.ts'
 import { formatBytes } from './output.ts'
 
 /** Share of the file after which the receiver listens, and after which the server is killed. */
@@ -38,91 +26,48 @@ export const SERVER_CHECKS = {
   cleanedUp: 'nothing is left behind',
 } as const
 
-export async function playWithServer({ child, out, directory, signal }: Stage): Promise<Played> {
-  const [server, sender, receiver] = [child('server'), child('sender'), child('receiver')]
-  const { join } = await import('node:path')
-  const { mkdir } = await import('node:fs/promises')
-  const source = join(directory, FILE_NAME)
-  const inbox = join(directory, 'inbox')
-  await mkdir(inbox)
-  out.say(`Making ${formatBytes(FILE_BYTES)} of random bytes, and starting a server and two peers:`)
-  const made = makeFile(source, signal)
-  made.catch(() => {})
-
-  server.tell({ order: 'serve' })
-  const { url } = await server.until('serving')
-  sender.tell({ order: 'join', url })
-  const { peerId: allow } = await sender.until('joined')
-  receiver.tell({ order: 'join', url, directory: inbox, allow })
-  const { peerId: to } = await receiver.until('joined')
-  out.say(`  server    process ${server.pid}, ${url}`)
-  out.say(`  sender    process ${sender.pid}, ${allow}`)
-  out.say(`  receiver  process ${receiver.pid}, ${to}`)
-  out.say('Neither peer listens anywhere: all they have is the server.')
-  const hash = await made
-
-  sender.tell({ order: 'send', to, file: source, bytesPerSecond: BYTES_PER_SECOND })
-  const connected = await sender.until('connected')
-  const step = stepper(out, connected.atMs)
+export async function playWithServer(stage: Stage): Promise<Played> {
+  const server = stage.child('server')
+  let url!: string
+  const transfer = await begin(stage, 'a server and two peers', async () => {
+    server.tell({ order: 'serve' })
+    url = (await server.until('serving')).url
+    stage.out.say(`  server    process ${server.pid}, ${url}`)
+    return { by: { url }, text: 'Neither peer listens anywhere: all they have is the server.' }
+  })
+  const { sender, receiver, connected, step } = transfer
   step('connected', connected.atMs, `connected by ${connected.path}; sending, at ${formatBytes(BYTES_PER_SECOND)}/s`, {
     path: connected.path,
   })
-  const watching = watch(receiver, out)
-  try {
-    const quarter = await receiver.until('progress', ({ doneBytes }) => doneBytes >= LISTEN_AT * FILE_BYTES)
+  const { seen, byPath, receivedMs, sameHash } = await finish(stage, transfer, async () => {
+    const quarter = await arrived(receiver, LISTEN_AT)
     receiver.tell({ order: 'listen' })
     const { address } = await receiver.until('listening')
-    step(
-      'listening',
-      undefined,
-      `${percent(quarter.doneBytes)} arrived; now the receiver listens on ${address}, and tells`,
-      {
-        address,
-      },
-    )
+    step('listening', wallMs(), `${quarter}; now the receiver listens on ${address}, and tells`, { address })
     const moved = await sender.until('path', (change) => change.to === 'tcp')
-    step(
-      'path',
-      moved.atMs,
-      `moved from ${moved.from} to ${moved.to} by itself, after ${formatBytes(moved.doneBytes)}`,
-      {
-        from: moved.from,
-        to: moved.to,
-        doneBytes: moved.doneBytes,
-      },
-    )
-    const most = await receiver.until('progress', ({ doneBytes }) => doneBytes >= KILL_AT * FILE_BYTES)
+    const { from, to, doneBytes } = moved
+    step('path', moved.atMs, `moved from ${from} to ${to} by itself, after ${formatBytes(doneBytes)}`, {
+      from,
+      to,
+      doneBytes,
+    })
+    const most = await arrived(receiver, KILL_AT)
     await server.kill()
     const dead = server.ended!
     const silent = !(await answers(url))
-    step(
-      'killed',
-      dead.atMs,
-      `${percent(most.doneBytes)} arrived; killed the server (${dead.how}): nothing answers there any more`,
-      {
-        pid: server.pid,
-        how: dead.how,
-      },
-    )
-    const [sent, received] = await Promise.all([sender.until('sent'), receiver.until('received')])
-    step('received', received.atMs, `received whole: ${formatBytes(FILE_BYTES)}, ${describe(sent.byPath)}`, {
-      byPath: sent.byPath,
-    })
-    watching.stop()
-    const [there, here] = [await hashFile(received.path), await hashFile(source)]
-    out.say(`SHA-256 of the file sent      ${here}`)
-    out.say(`SHA-256 of the file received  ${there}`)
-    return {
-      checks: {
-        relayFirst: connected.path === 'relay' && moved.from === 'relay' && moved.doneBytes >= LISTEN_AT * FILE_BYTES,
-        moved: moved.to === 'tcp' && moved.reason === 'better' && (sent.byPath.tcp ?? 0) > 0,
-        serverDead: dead.how === 'SIGKILL' && dead.atMs < received.atMs && silent && !isAlive(server.pid),
-        sameHash: [here, there, sent.sha256, received.sha256].every((one) => one === hash),
-      },
-      byPath: sent.byPath,
-    }
-  } finally {
-    watching.stop()
+    const text = `${most}; killed the server (${dead.how}): nothing answers there any more`
+    step('killed', dead.atMs, text, { pid: server.pid, how: dead.how })
+    return { moved, dead, silent }
+  })
+  const { moved, dead, silent } = seen
+  return {
+    checks: {
+      relayFirst: connected.path === 'relay' && moved.from === 'relay' && moved.doneBytes >= LISTEN_AT * FILE_BYTES,
+      moved: moved.to === 'tcp' && moved.reason === 'better' && (byPath.tcp ?? 0) > 0,
+      serverDead: dead.how === 'SIGKILL' && dead.atMs < receivedMs && silent && !isAlive(server.pid),
+      sameHash,
+    },
+    byPath,
   }
 }
 

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, expect, test, vi } from 'vitest'
 import type { Session } from '../session/index.ts'
+import { useFakeTime, World } from '../session/memory-path.compliance.ts'
 import { Reconnect } from './reconnect.ts'
 
 /** A session that has no path until it is told that it has one. */
@@ -70,4 +71,34 @@ test('it ends with the first path', async () => {
   rig.session.dispatchEvent(new Event('reconnected'))
   await vi.advanceTimersByTimeAsync(60_000)
   expect([rig.calls.length, rig.knocks.length, vi.getTimerCount()]).toEqual([1, 1, 0])
+})
+
+test('it goes on while a path that opened leads nowhere', async () => {
+  vi.useRealTimers()
+  useFakeTime()
+  const world = new World()
+  const first = await world.open()
+  const [session] = world.sessions
+  const closing = new AbortController()
+  let knocks = 0
+  new Reconnect({
+    session,
+    hurry: () => {},
+    knock: async () => {
+      const link = world.connect('tcp')
+      // Somebody else lives there now, who takes everything and says nothing.
+      if (knocks++ === 0) link.dead.fill(true)
+    },
+    call: async () => false,
+    closing: closing.signal,
+  })
+  first.cut()
+  await world.run(() => session.state === 'open', 2_000)
+  expect(knocks).toBe(2)
+  await world.pass(10_000)
+  expect(knocks).toBe(2)
+  world.stop()
+  closing.abort()
+  await world.pass(20)
+  expect(vi.getTimerCount()).toBe(0)
 })

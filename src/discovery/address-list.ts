@@ -9,7 +9,7 @@
  * Limit: {@link MAX_ADDRESSES}. What peers and others say may push out only what nobody has seen to work; what the user
  * gave goes last.
  */
-import { PeerlineError } from '../errors.ts'
+import { invalid, PeerlineError } from '../errors.ts'
 import { bytesToIp, formatHostPort, ipToBytes, parseHostPort, scopeOf, toSocketAddress } from '../network/address.ts'
 
 /** Addresses kept of one peer: a machine's addresses on a few networks, in both families. */
@@ -156,8 +156,4 @@ export class AddressList {
       (source === 'given' || source === 'dialled' ? this.#list.findLast((one) => one.source !== 'given') : undefined)
     return victim && this.#list.filter((one) => one !== victim)
   }
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

@@ -10,7 +10,7 @@
  *   network.
  */
 import type { Client } from 'bittorrent-dht'
-import { abortError, PeerlineError } from '../errors.ts'
+import { PeerlineError } from '../errors.ts'
 import { type AddressScope, parseHostPort, scopeOf } from '../network/address.ts'
 import { resolveReflectors } from '../network/nat-reflectors.ts'
 import type { DhtSocket } from './dht-socket.ts'
@@ -123,15 +123,5 @@ function greet(
       closing.removeEventListener('abort', end)
       resolve()
     }
-  })
-}
-
-/** What `promise` brings, or a rejection as soon as the signal fires. */
-export function until<T>(promise: Promise<T>, signal: AbortSignal, what: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(abortError(signal, what))
-    signal.addEventListener('abort', onAbort, { once: true })
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-    if (signal.aborted) onAbort()
   })
 }

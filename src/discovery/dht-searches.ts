@@ -8,7 +8,7 @@
 import type { Client, Item, Verify } from 'bittorrent-dht'
 import { PeerlineError } from '../errors.ts'
 import type { PeerId, PeerRecord } from '../identity/index.ts'
-import { until } from './dht-entry.ts'
+import { untilAborted } from '../pause.ts'
 import { DHT_SALT, readItem, signedPart, targetOf } from './dht-item.ts'
 import type { DhtSocket } from './dht-socket.ts'
 
@@ -131,7 +131,7 @@ export class DhtSearches {
     this.#socket.beginLookup(target)
     try {
       const found = new Promise<void>((resolve) => this.#library.lookup(Buffer.from(target), () => resolve()))
-      await until(found, signal, 'finding nodes')
+      await untilAborted(found, signal, 'finding nodes')
     } finally {
       this.#socket.endLookup(target)
     }

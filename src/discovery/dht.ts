@@ -22,7 +22,8 @@ import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type Identity, openRecord, type PeerId, type PeerRecord } from '../identity/index.ts'
 import { formatHostPort } from '../network/address.ts'
-import { DhtEntry, until } from './dht-entry.ts'
+import { untilAborted, within } from '../pause.ts'
+import { DhtEntry } from './dht-entry.ts'
 import { DHT_SALT, MAX_ITEM_BYTES, signedPart, targetOf, verifyItem } from './dht-item.ts'
 import { DhtSearches } from './dht-searches.ts'
 import { DhtSocket } from './dht-socket.ts'
@@ -155,8 +156,8 @@ export class Dht extends TypedEventTarget<DhtEvents> {
         for (let attempt = 0; attempt < 2; attempt++) {
           await this.#join(limited)
           await this.#searches.search(peer, async ({ first, finished }) => {
-            await until(Promise.race([first, finished]), limited, what)
-            await until(Promise.race([finished, pause(NEWER_MS, undefined, { signal: limited })]), limited, what)
+            await untilAborted(Promise.race([first, finished]), limited, what)
+            await untilAborted(Promise.race([finished, pause(NEWER_MS, undefined, { signal: limited })]), limited, what)
           })
           if (this.nodes > 0) break
         }
@@ -228,7 +229,7 @@ export class Dht extends TypedEventTarget<DhtEvents> {
       // The library puts it at those that its last search has found. One for the record may end at nodes that hold it already.
       const [there] = await Promise.all([
         this.#searches.search(identity.peerId, async (search) => {
-          await until(search.finished, limited, what)
+          await untilAborted(search.finished, limited, what)
           return search.found
         }),
         this.#searches.nearest(targetOf(identity.peerId), limited),
@@ -253,7 +254,7 @@ export class Dht extends TypedEventTarget<DhtEvents> {
           reject(new PeerlineError('ERR_PEERLINE_UNREACHABLE', `no node of the DHT takes the record: ${why}`))
         })
       })
-      return { sequence, nodes: await until(put, limited, what) }
+      return { sequence, nodes: await untilAborted(put, limited, what) }
     })
   }
 
@@ -272,7 +273,7 @@ export class Dht extends TypedEventTarget<DhtEvents> {
   }
 
   async #join(signal: AbortSignal): Promise<void> {
-    await until(this.#entry.join(this.#library, this.#socket, this.#closing.signal), signal, 'joining the DHT')
+    await untilAborted(this.#entry.join(this.#library, this.#socket, this.#closing.signal), signal, 'joining the DHT')
   }
 
   /** Does `work` under a signal that fires with `signal`, after `ms`, or when this node is closed, and leaves nothing at either. */
@@ -282,23 +283,12 @@ export class Dht extends TypedEventTarget<DhtEvents> {
     signal: AbortSignal | undefined,
     work: (limited: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const over = new AbortController()
-    const stop = ({ target }: Event): void => over.abort((target as AbortSignal).reason)
-    const sources = [this.#closing.signal, ...(signal === undefined ? [] : [signal])]
-    const timer = setTimeout(() => over.abort(overdue), ms)
-    for (const source of sources) {
-      if (source.aborted) over.abort(source.reason)
-      source.addEventListener('abort', stop)
-    }
-    setMaxListeners(0, over.signal)
-    try {
-      if (over.signal.aborted) throw abortError(over.signal, 'using the DHT')
-      return await work(over.signal)
-    } finally {
-      clearTimeout(timer)
-      for (const source of sources) source.removeEventListener('abort', stop)
-      over.abort()
-    }
+    const signals = [this.#closing.signal, ...(signal === undefined ? [] : [signal])]
+    return within(ms, overdue, signals, async (limited) => {
+      setMaxListeners(0, limited)
+      if (limited.aborted) throw abortError(limited, 'using the DHT')
+      return work(limited)
+    })
   }
 }
 

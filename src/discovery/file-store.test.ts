@@ -1,6 +1,6 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import {
   chmod,
   mkdir,
@@ -17,9 +17,9 @@ import {
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
-import ts from 'typescript'
 import { afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { compile } from '../javascript.compliance.ts'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { FileStore, MAX_STORE_BYTES } from './file-store.ts'
 
 const POSIX = process.platform !== 'win32'
@@ -30,13 +30,10 @@ const fails = (code: string, said: string) =>
 let directory: string
 let path: string
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'peerline-store-'))
+  directory = await temporaryDirectory()
   path = join(directory, 'state.json')
 })
-afterEach(async () => {
-  vi.unstubAllEnvs()
-  await rm(directory, { recursive: true, force: true })
-})
+afterEach(() => void vi.unstubAllEnvs())
 
 describe('a file store', () => {
   test('gives what was saved last, and nothing before', async () => {
@@ -184,24 +181,12 @@ describe('a file that is not to be read', () => {
  */
 describe('other processes', () => {
   const GENERATION_BYTES = 8_000_000 // takes some ms to write
-  const SRC = fileURLToPath(new URL('..', import.meta.url))
   let program: string
   let built: string
 
   beforeAll(async () => {
     built = await mkdtemp(join(tmpdir(), 'peerline-store-js-'))
-    mkdirSync(join(built, 'discovery'))
-    for (const file of ['errors', 'discovery/file-store']) {
-      const { outputText } = ts.transpileModule(readFileSync(join(SRC, `${file}.ts`), 'utf8'), {
-        compilerOptions: {
-          module: ts.ModuleKind.ESNext,
-          target: ts.ScriptTarget.ES2023,
-          rewriteRelativeImportExtensions: true,
-        },
-      })
-      writeFileSync(join(built, `${file}.js`), outputText)
-    }
-    writeFileSync(join(built, 'package.json'), '{ "type": "module" }')
+    compile('discovery/file-store.ts', built)
     program = join(built, 'main.js')
     writeFileSync(
       program,

@@ -11,12 +11,11 @@
  * - Saves that come while one is under way become one, of the latest bytes.
  * Limit: {@link MAX_STORE_BYTES}, known before the first byte is read or written.
  */
-import { randomUUID } from 'node:crypto'
-import { constants } from 'node:fs'
-import { type FileHandle, link, lstat, mkdir, open, readdir, realpath, rename, stat, unlink } from 'node:fs/promises'
-import { homedir } from 'node:os'
-import { basename, dirname, join, resolve } from 'node:path'
-import { isPeerlineError, PeerlineError } from '../errors.ts'
+import type { Stats } from 'node:fs'
+import { link, lstat, realpath, rename, unlink } from 'node:fs/promises'
+import { PeerlineError } from '../errors.ts'
+import { codeOf, ioError } from '../io-error.ts'
+import { absolutePath, readWhole, removeStale, writeWhole } from '../whole-file.ts'
 
 /** Keeps one sequence of bytes from one start of a peer to the next. Any may be plugged in: a file, a database, a key chain. */
 export interface Store {
@@ -33,15 +32,12 @@ export interface Store {
 /** Bytes of a file. 10,000 known peers with the 16 longest addresses that others can make us keep take 60 million. */
 export const MAX_STORE_BYTES = 134_217_728
 
-const FILE_MODE = 0o600
-const DIRECTORY_MODE = 0o700
 const WRITABLE_BY_OTHERS = 0o022
 
 /** Damaged files kept beside the file: more than this is a fault that no name more would mend. */
 const MAX_SET_ASIDE = 100
 
-/** ms after which the temporary file of a save is that of a process that died: a save takes seconds. */
-const STALE_MS = 3_600_000
+const DISK_FULL = { recover: 'Free some space: it is tried again.' }
 
 /** What `link` says where hard links are not to be had. */
 const NO_LINKS = new Set<unknown>(['EPERM', 'ENOSYS', 'ENOTSUP', 'EOPNOTSUPP', 'EMLINK', 'EINVAL'])
@@ -56,10 +52,7 @@ export class FileStore implements Store {
 
   /** @param path `~/` is the home directory. @throws PeerlineError `ERR_PEERLINE_INVALID` when it is no path */
   constructor(path: string) {
-    if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-      throw new PeerlineError('ERR_PEERLINE_INVALID', 'the path of the store is empty or not a path')
-    }
-    this.path = path.startsWith('~/') ? join(homedir(), path.slice(2)) : resolve(path)
+    this.path = absolutePath(path, 'the store')
   }
 
   /**
@@ -70,20 +63,11 @@ export class FileStore implements Store {
     await this.#last
     const target = await this.#target()
     await removeStale(target)
-    let handle: FileHandle
     try {
-      // not blocking: opening a named pipe would wait for its writer for ever
-      handle = await open(target, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0))
+      return await readWhole(target, (status) => check(status, this.path))
     } catch (error) {
       if (codeOf(error) === 'ENOENT') return undefined
-      throw fileError('reading', this.path, error)
-    }
-    try {
-      return await readWhole(handle, this.path)
-    } catch (error) {
-      throw fileError('reading', this.path, error)
-    } finally {
-      await handle.close().catch(() => {}) // it was only read
+      throw ioError(error, `reading ${this.path}`)
     }
   }
 
@@ -121,7 +105,7 @@ export class FileStore implements Store {
         if (await moveToNew(target, aside)) return aside
       }
     } catch (error) {
-      throw fileError('setting aside', this.path, error)
+      throw ioError(error, `setting aside ${this.path}`, DISK_FULL)
     }
     const recover = 'Look at the damaged files beside it, and remove those that are not needed.'
     throw new PeerlineError('ERR_PEERLINE_FILE', `beside ${this.path} lie ${MAX_SET_ASIDE} damaged ones`, { recover })
@@ -139,58 +123,20 @@ export class FileStore implements Store {
 
   async #write(bytes: Uint8Array): Promise<void> {
     try {
-      const target = await this.#target()
-      const directory = dirname(target)
-      await mkdir(directory, { recursive: true, mode: DIRECTORY_MODE })
-      const temporary = join(directory, `${temporaryPrefix(target)}${randomUUID()}.tmp`)
-      try {
-        await writeSynced(temporary, bytes)
-        await rename(temporary, target)
-      } catch (error) {
-        await unlink(temporary).catch(() => {}) // it may never have been made; the error above is what counts
-        throw error
-      }
-      await syncDirectory(directory)
+      await writeWhole(await this.#target(), bytes, rename)
     } catch (error) {
-      throw fileError('writing', this.path, error)
+      throw ioError(error, `writing ${this.path}`, DISK_FULL)
     }
   }
 }
 
-async function readWhole(handle: FileHandle, path: string): Promise<Uint8Array> {
-  const status = await handle.stat()
+function check(status: Stats, path: string): void {
   if (!status.isFile()) throw new PeerlineError('ERR_PEERLINE_FILE', `${path} is not a regular file`)
   if (process.platform !== 'win32' && (status.mode & WRITABLE_BY_OTHERS) !== 0) {
     const recover = 'Look whether its rules and bans are yours, then run chmod 600 on it.'
     throw new PeerlineError('ERR_PEERLINE_FILE', `${path} may be written by other users`, { recover })
   }
   if (status.size > MAX_STORE_BYTES) throw tooLarge(path, status.size)
-  // reads what was measured and no more, should the file grow meanwhile
-  const buffer = new Uint8Array(status.size)
-  let length = 0
-  while (length < buffer.length) {
-    const { bytesRead } = await handle.read(buffer, length, buffer.length - length, length)
-    if (bytesRead === 0) break
-    length += bytesRead
-  }
-  return buffer.subarray(0, length)
-}
-
-async function writeSynced(file: string, bytes: Uint8Array): Promise<void> {
-  const handle = await open(file, 'wx', FILE_MODE)
-  try {
-    await handle.writeFile(bytes)
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-}
-
-/** Makes the new name survive a power cut where the system can; Windows cannot open a directory. */
-async function syncDirectory(directory: string): Promise<void> {
-  const handle = await open(directory, 'r').catch(() => undefined)
-  await handle?.sync().catch(() => {})
-  await handle?.close()
 }
 
 /** Renames a file to a name that is free; false when that is taken. */
@@ -206,35 +152,6 @@ async function moveToNew(from: string, to: string): Promise<boolean> {
   }
   await unlink(from)
   return true
-}
-
-const temporaryPrefix = (target: string): string => `.${basename(target)}.`
-
-/** Removes temporary files of saves that nobody finishes. What stands in the way of that may stay. */
-async function removeStale(target: string): Promise<void> {
-  const directory = dirname(target)
-  const names = await readdir(directory).catch(() => [])
-  for (const name of names) {
-    const middle = name.startsWith(temporaryPrefix(target)) ? name.slice(temporaryPrefix(target).length) : ''
-    if (!/^[\da-f-]{36}\.tmp$/.test(middle)) continue
-    const file = join(directory, name)
-    const status = await stat(file).catch(() => undefined)
-    if (status !== undefined && Date.now() - status.mtimeMs > STALE_MS) await unlink(file).catch(() => {})
-  }
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof Error && 'code' in error ? error.code : undefined
-}
-
-function fileError(doing: string, path: string, cause: unknown): PeerlineError {
-  if (isPeerlineError(cause)) return cause
-  const code = codeOf(cause)
-  if (code === 'ENOSPC' || code === 'EDQUOT') {
-    const recover = 'Free some space: it is tried again.'
-    return new PeerlineError('ERR_PEERLINE_DISK_FULL', `${doing} ${path}: the disk is full`, { cause, recover })
-  }
-  return new PeerlineError('ERR_PEERLINE_FILE', `${doing} ${path} failed (${code ?? String(cause)})`, { cause })
 }
 
 function tooLarge(path: string, bytes: number): PeerlineError {

@@ -159,6 +159,22 @@ describe('the address book', () => {
     expect(book.topicsOf(BOB)).toEqual([])
   })
 
+  test('is not told by an old record what a newer one has told otherwise', () => {
+    const identity = Identity.generate()
+    const { peerId } = identity
+    const book = clocked()
+    const learn = (sequence: number, rendezvous: string, address: string) => {
+      const content = { sequence, expiresAt: Date.now() + 60_000, rendezvous: [rendezvous], addresses: [address] }
+      book.learnRecord(openRecord(signRecord(identity, content)))
+    }
+    learn(2, 'ws://new:1', '192.0.2.2:1')
+    learn(1, 'ws://old:1', '192.0.2.1:1')
+    expect(book.rendezvousOf(peerId)).toEqual(['ws://new:1'])
+    expect(book.addressesOf(peerId)).toEqual(['192.0.2.2:1'])
+    learn(3, 'ws://newest:1', '192.0.2.3:1')
+    expect(book.rendezvousOf(peerId)).toEqual(['ws://newest:1'])
+  })
+
   test('knows whether somebody was met who may be where that was', () => {
     const book = clocked()
     book.learn(BOB, ['192.0.2.1:1'], 'told')

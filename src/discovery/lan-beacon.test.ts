@@ -3,6 +3,7 @@ import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import fc from 'fast-check'
 import { afterEach, describe, expect, test, vi } from 'vitest'
+import { freePort } from '../network/free-port.compliance.ts'
 import { Beacons, type BeaconsOptions, encodeBeacon, encodeQuestion, readBeacon } from './lan-beacon.ts'
 import { MAX_LAN_RECORD_BYTES } from './lan-record.ts'
 
@@ -48,14 +49,6 @@ describe('the wire of beacons', () => {
     )
   })
 })
-
-async function freePort(): Promise<number> {
-  const socket = createSocket('udp4').bind(0)
-  await once(socket, 'listening')
-  const { port } = socket.address()
-  await once(socket.close(), 'close')
-  return port
-}
 
 async function beacons(ports: readonly number[], options: Partial<BeaconsOptions> = {}) {
   const heard: Uint8Array[] = []

@@ -44,6 +44,21 @@ describe('the peers on a network', () => {
     expect(neighbours.list.map(({ peer }) => peer)).toEqual([other.peerId])
   })
 
+  test('an old record says nothing of a peer that is gone; the newest finds it again', () => {
+    take(signed(5))
+    vi.advanceTimersByTime(300_000)
+    neighbours.sweep()
+    expect(take(signed(4))).toBe(false)
+    expect(has(other.peerId)).toBe(false)
+    expect(take(signed(5))).toBe(true)
+    expect(events.map(([what]) => what)).toEqual(['found', 'lost', 'found'])
+  })
+
+  test('a goodbye of a peer that is not there ends its older records as well', () => {
+    expect(take(signed(6, { addresses: [] }))).toBe(false)
+    expect([take(signed(5)), take(signed(7))]).toEqual([false, true])
+  })
+
   test('the newest record counts, in whatever order they come', () => {
     fc.assert(
       fc.property(fc.array(fc.nat({ max: 9 }), { minLength: 1, maxLength: 20 }), (sequences) => {

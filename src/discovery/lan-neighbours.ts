@@ -8,7 +8,7 @@
  *
  * - Whoever is on the network can send anything. A record that is known is known by its digest; of others, each costs a
  *   signature, and so many are looked at in a second, of one source and of all.
- * - The newest record of a peer counts; a replay of an older one is passed over, also after its goodbye.
+ * - The newest record of a peer counts; a replay of an older one is passed over, also when the peer is gone.
  * - {@link MAX_NEIGHBOURS} at most, {@link MAX_PER_SOURCE} of one source: for one more, the one goes that was heard longest
  *   ago. Who is there will be heard again.
  */
@@ -27,7 +27,7 @@ export const MAX_NEIGHBOURS = 1_024
 /** The same, of one source: more than one machine has, and few enough that no one of them drives out all others. */
 const MAX_PER_SOURCE = 64
 
-/** Peers that said goodbye whose last word is remembered. */
+/** Peers that are gone whose last word is remembered. */
 const MAX_GONE = 1_024
 
 /** ms without a word after which a peer is gone: it was to speak three times, and the fourth is overdue. */
@@ -84,7 +84,7 @@ export class Neighbours {
   /** The one heard longest ago first. */
   readonly #entries = new Map<PeerId, Entry>()
   readonly #byDigest = new Map<string, PeerId>()
-  /** The sequence of the last record of those that said goodbye. */
+  /** Of those that are gone: the sequence that a record of theirs has to be above. */
   readonly #gone = new Map<PeerId, number>()
 
   constructor(options: NeighboursOptions) {
@@ -125,7 +125,8 @@ export class Neighbours {
     const last = before?.neighbour.record.sequence ?? this.#gone.get(record.peerId)
     if (last !== undefined && record.sequence <= last) return false
     if (saysGoodbye(record)) {
-      if (before !== undefined) this.#leave(before, record.sequence)
+      if (before !== undefined) this.#lose(before, 'goodbye')
+      this.#remember(record.peerId, record.sequence)
       return before !== undefined
     }
     const addresses = believedAddresses(record, from, heard.locals)
@@ -170,20 +171,21 @@ export class Neighbours {
     if (victim !== undefined) this.#lose(victim, 'full')
   }
 
-  #leave(entry: Entry, sequence: number): void {
-    const { peer } = entry.neighbour
+  #lose(entry: Entry, reason: LanLoss): void {
+    const { peer, record } = entry.neighbour
+    this.#delete(entry)
+    // Who has not said goodbye may be heard again as it was.
+    this.#remember(peer, record.sequence - 1)
+    this.#options.onLost(peer, reason)
+  }
+
+  #remember(peer: PeerId, sequence: number): void {
     this.#gone.delete(peer)
     this.#gone.set(peer, sequence)
     for (const oldest of this.#gone.keys()) {
       if (this.#gone.size <= MAX_GONE) break
       this.#gone.delete(oldest)
     }
-    this.#lose(entry, 'goodbye')
-  }
-
-  #lose(entry: Entry, reason: LanLoss): void {
-    this.#delete(entry)
-    this.#options.onLost(entry.neighbour.peer, reason)
   }
 
   #delete({ neighbour, digest }: Entry): void {

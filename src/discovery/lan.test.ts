@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import type { NetworkInterfaceInfo } from 'node:os'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { Identity } from '../identity/index.ts'
+import { freePort } from '../network/free-port.compliance.ts'
 import { LanDiscovery, type LanDiscoveryOptions } from './lan.ts'
 
 const LOOPBACK = { include: [], loopback: true }
@@ -17,15 +18,6 @@ afterEach(async () => {
   vi.useRealTimers()
   for (const one of open.splice(0)) await one.close()
 })
-
-/** A port that nobody else uses, so that tests which run at once do not hear each other. */
-async function freePort(): Promise<number> {
-  const socket = createSocket('udp4').bind(0)
-  await once(socket, 'listening')
-  const { port } = socket.address()
-  await once(socket.close(), 'close')
-  return port
-}
 
 interface Station {
   readonly lan: LanDiscovery

@@ -1,9 +1,9 @@
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { FileStore, type Store } from './file-store.ts'
 import { hostileJson } from './hostile-json.compliance.ts'
 import { SavedState, type Section } from './saved-state.ts'
@@ -201,10 +201,9 @@ describe('a damaged file', () => {
   let directory: string
   let path: string
   beforeEach(async () => {
-    directory = await mkdtemp(join(tmpdir(), 'peerline-state-'))
+    directory = await temporaryDirectory()
     path = join(directory, 'state.json')
   })
-  afterEach(() => rm(directory, { recursive: true, force: true }))
 
   const VALID = '{"version":1,"peers":{"number":1},"bans":{"number":2}}\n'
 

@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { concatBytes } from '../bytes/bytes.ts'
 import { MessageKind } from '../bytes/preamble.ts'
-import { isPeerlineError } from '../errors.ts'
+import { codeOf } from '../failure.compliance.ts'
 import { Identity } from '../identity/identity.ts'
 import { prologueOf, writeEnvelope } from './envelope.ts'
 import { acceptExchange, MAX_EXCHANGE_BODY_BYTES, MAX_EXCHANGE_BYTES, startExchange } from './exchange.ts'
@@ -25,16 +25,6 @@ function run(carry: (message: Uint8Array, index: number) => Uint8Array, body = u
 }
 
 const intact = (message: Uint8Array) => message
-
-function failure(act: () => unknown): string {
-  try {
-    act()
-  } catch (error) {
-    if (!isPeerlineError(error)) throw error
-    return error.code
-  }
-  throw new Error('it did not fail')
-}
 
 test('both learn who the other is, and own the same keys', () => {
   const { remote, finished, end, sent } = run(intact)
@@ -81,7 +71,7 @@ test('any flipped bit in any message fails closed', () => {
     fc.property(fc.nat(2), fc.nat(), fc.nat(7), (which, at, bit) => {
       const carry = (message: Uint8Array, index: number) =>
         index === which ? message.with(at % message.length, message[at % message.length]! ^ (1 << bit)) : message
-      expect(failure(() => run(carry))).toMatch(TYPED)
+      expect(codeOf(() => run(carry))).toMatch(TYPED)
     }),
     { numRuns: 300 },
   )
@@ -97,7 +87,7 @@ test('random, cut and lengthened messages are typed errors', () => {
         () => junk,
       ]) {
         const carry = (message: Uint8Array, index: number) => (index === which ? change(message) : message)
-        expect(failure(() => run(carry))).toMatch(TYPED)
+        expect(codeOf(() => run(carry))).toMatch(TYPED)
       }
     }),
     { numRuns: 80 },
@@ -159,7 +149,7 @@ test('nobody can claim the peer id of another, on either side', () => {
     const accepted = acceptExchange(bob, writeEnvelope(MessageKind.XX1, initiator.writeMessage(new Uint8Array(0))))
     initiator.readMessage(accepted.message.subarray(3))
     const message = writeEnvelope(MessageKind.XX3, initiator.writeMessage(concatBytes(head)))
-    expect(failure(() => accepted.read(message))).toBe(expected)
+    expect(codeOf(() => accepted.read(message))).toBe(expected)
   }
 })
 

@@ -4,7 +4,7 @@ import { concatBytes } from '../bytes/bytes.ts'
 import { encodeCbor } from '../bytes/cbor.ts'
 import { MessageKind } from '../bytes/preamble.ts'
 import { writeUint64 } from '../bytes/varint.ts'
-import { isPeerlineError } from '../errors.ts'
+import { codeOf } from '../failure.compliance.ts'
 import { Identity, toX25519 } from '../identity/identity.ts'
 import { prologueOf, writeEnvelope } from './envelope.ts'
 import { NoiseHandshake } from './noise.ts'
@@ -30,17 +30,6 @@ const code = (name: string) => expect.objectContaining({ name: 'PeerlineError', 
 const offer = (body = utf8('candidates')) => createOffer(alice, bob.peerId, { body, now: at(NOW) })
 const open = (message: Uint8Array, replay = new ReplayCache(), now = NOW) =>
   openOffer(bob, message, { replay, now: at(now) })
-
-/** What `act` throws, which must be an error of our tree. */
-function failure(act: () => unknown): string {
-  try {
-    act()
-  } catch (error) {
-    if (!isPeerlineError(error)) throw error
-    return error.code
-  }
-  throw new Error('it did not fail')
-}
 
 function flip(message: Uint8Array, bit: number): Uint8Array {
   const copy = message.slice()
@@ -190,7 +179,7 @@ describe('a refusal', () => {
   ])('with %s is a typed error all the same', (_name, body, expected) => {
     const sent = offer()
     const answer = answerWith(sent, [Uint8Array.of(1), sent.requestId, bob.publicKey, body])
-    expect(failure(() => sent.complete(answer))).toBe(expected)
+    expect(codeOf(() => sent.complete(answer))).toBe(expected)
   })
 
   test('an answer of another request, another peer, an unknown status or no head is refused', () => {
@@ -204,7 +193,7 @@ describe('a refusal', () => {
       [[Uint8Array.of(2), sent.requestId, bob.publicKey, body], 'ERR_PEERLINE_PROTOCOL'],
     ]
     for (const [payload, expected] of cases) {
-      expect(failure(() => sent.complete(answerWith(sent, payload)))).toBe(expected)
+      expect(codeOf(() => sent.complete(answerWith(sent, payload)))).toBe(expected)
     }
   })
 })
@@ -250,7 +239,7 @@ describe('expiry', () => {
     const { message } = offer()
     const act = () => open(message, new ReplayCache(), NOW + after)
     if (expected === undefined) expect(act().from).toBe(alice.peerId)
-    else expect(failure(act)).toBe(expected)
+    else expect(codeOf(act)).toBe(expected)
   })
 
   test('the error says by how much the clocks may differ', () => {
@@ -316,7 +305,7 @@ describe('hostile bytes', () => {
     const { message } = offer(utf8('body'))
     const replay = new ReplayCache()
     for (let bit = 0; bit < message.length * 8; bit += 1) {
-      expect(failure(() => open(flip(message, bit), replay))).toMatch(FORGED)
+      expect(codeOf(() => open(flip(message, bit), replay))).toMatch(FORGED)
     }
     expect(open(message, replay).from).toBe(alice.peerId)
   })
@@ -325,7 +314,7 @@ describe('hostile bytes', () => {
     const sent = offer()
     const { message, keys } = open(sent.message).accept(utf8('body'))
     for (let bit = 0; bit < message.length * 8; bit += 1) {
-      expect(failure(() => sent.complete(flip(message, bit)))).toMatch(FORGED)
+      expect(codeOf(() => sent.complete(flip(message, bit)))).toMatch(FORGED)
     }
     expect(sent.complete(message).keys.sessionId).toEqual(keys.sessionId)
   })
@@ -352,8 +341,8 @@ describe('hostile bytes', () => {
       )
     fc.assert(
       fc.property(hostile(sent.message), hostile(genuine), (asOffer, asAnswer) => {
-        expect(failure(() => open(asOffer))).toMatch(FORGED)
-        expect(failure(() => sent.complete(asAnswer))).toMatch(FORGED)
+        expect(codeOf(() => open(asOffer))).toMatch(FORGED)
+        expect(codeOf(() => sent.complete(asAnswer))).toMatch(FORGED)
       }),
       { numRuns: 400 },
     )

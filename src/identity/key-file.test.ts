@@ -1,11 +1,12 @@
 import { execFileSync } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
-import { chmod, mkdir, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
-import { homedir, tmpdir } from 'node:os'
+import { chmod, mkdir, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
+import { homedir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { Identity } from './identity.ts'
 import { loadIdentity, loadOrCreateIdentity, saveIdentity } from './key-file.ts'
 
@@ -15,13 +16,10 @@ const PEM_HEAD = '-----BEGIN PRIVATE KEY-----'
 let directory: string
 let file: string
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'peerline-key-'))
+  directory = await temporaryDirectory()
   file = join(directory, 'id')
 })
-afterEach(async () => {
-  vi.unstubAllEnvs()
-  await rm(directory, { recursive: true, force: true })
-})
+afterEach(() => void vi.unstubAllEnvs())
 
 const fails = (...said: string[]) =>
   expect.objectContaining({

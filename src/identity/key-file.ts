@@ -11,57 +11,38 @@
  * Limit: 4 KiB, known before the first byte is read.
  */
 
-import { createPrivateKey, type KeyObject, randomUUID } from 'node:crypto'
-import { constants } from 'node:fs'
-import { type FileHandle, link, mkdir, open, unlink } from 'node:fs/promises'
-import { homedir } from 'node:os'
-import { basename, dirname, join, resolve } from 'node:path'
+import { createPrivateKey, type KeyObject } from 'node:crypto'
+import type { Stats } from 'node:fs'
+import { link } from 'node:fs/promises'
 import { PeerlineError } from '../errors.ts'
+import { codeOf } from '../io-error.ts'
+import { absolutePath, readWhole, writeWhole } from '../whole-file.ts'
 import { ed25519PrivateKey, Identity } from './identity.ts'
 
 const MAX_FILE_BYTES = 4096 // an Ed25519 key takes 119; the rest is room for comments around it
-const FILE_MODE = 0o600
-const DIRECTORY_MODE = 0o700
 const OTHERS = 0o077 // the mode bits of group and world
 
 /** Reads the identity in `path` (`~/` is the home directory). Throws ERR_PEERLINE_KEY_FILE and says what is wrong. */
 export async function loadIdentity(path: string): Promise<Identity> {
-  const file = expand(path)
-  let handle: FileHandle
+  const file = absolutePath(path, 'the identity file')
+  let pem: Uint8Array
   try {
-    // not blocking: opening a named pipe would wait for its writer for ever
-    handle = await open(file, constants.O_RDONLY | (constants.O_NONBLOCK ?? 0))
-  } catch (cause) {
-    throw cannot('read', file, cause)
-  }
-  let pem: string
-  try {
-    pem = await readPrivate(handle, file)
+    pem = await readWhole(file, (status) => checkPrivate(status, file))
   } catch (cause) {
     throw cause instanceof PeerlineError ? cause : cannot('read', file, cause)
-  } finally {
-    await handle.close()
   }
-  return parse(pem, file)
+  return parse(Buffer.from(pem).toString('latin1'), file)
 }
 
 /** Writes `identity` to a new file `path`. Throws ERR_PEERLINE_KEY_FILE, also when the file is there already. */
 export async function saveIdentity(path: string, identity: Identity): Promise<void> {
-  const file = expand(path)
+  const file = absolutePath(path, 'the identity file')
   const pem = ed25519PrivateKey(identity.seed).export({ type: 'pkcs8', format: 'pem' })
-  const temporary = join(dirname(file), `.${basename(file)}.${randomUUID()}.tmp`)
   try {
-    await mkdir(dirname(file), { recursive: true, mode: DIRECTORY_MODE })
-    try {
-      await writeSynced(temporary, pem)
-      await link(temporary, file)
-    } finally {
-      await unlink(temporary).catch(() => {}) // it may never have been made; the outcome above is what counts
-    }
+    await writeWhole(file, pem, link)
   } catch (cause) {
     throw cannot('write', file, cause)
   }
-  await syncDirectory(dirname(file))
 }
 
 /** Reads the identity in `path`, or makes a new one there when there is no such file. */
@@ -82,9 +63,8 @@ export async function loadOrCreateIdentity(path: string): Promise<Identity> {
   return identity
 }
 
-/** The text of an open key file, once its owner, kind and size are in order. */
-async function readPrivate(handle: FileHandle, file: string): Promise<string> {
-  const status = await handle.stat()
+/** Throws unless its kind, its mode and its size are those of a key file. */
+function checkPrivate(status: Stats, file: string): void {
   if (status.isDirectory()) throw broken(file, 'is a directory')
   if (!status.isFile()) throw broken(file, 'is not a regular file')
   if (process.platform !== 'win32' && (status.mode & OTHERS) !== 0) {
@@ -95,15 +75,6 @@ async function readPrivate(handle: FileHandle, file: string): Promise<string> {
   if (status.size > MAX_FILE_BYTES) {
     throw broken(file, `is too large for a key: ${status.size} bytes, the limit is ${MAX_FILE_BYTES}`)
   }
-  // reads what was measured and no more, should the file grow meanwhile
-  const buffer = Buffer.alloc(status.size)
-  let length = 0
-  while (length < buffer.length) {
-    const { bytesRead } = await handle.read(buffer, length, buffer.length - length, length)
-    if (bytesRead === 0) break
-    length += bytesRead
-  }
-  return buffer.toString('latin1', 0, length)
 }
 
 function parse(pem: string, file: string): Identity {
@@ -121,39 +92,9 @@ function parse(pem: string, file: string): Identity {
   return Identity.fromSeed(Buffer.from(d ?? '', 'base64url'))
 }
 
-async function writeSynced(file: string, text: string | Buffer): Promise<void> {
-  const handle = await open(file, 'wx', FILE_MODE)
-  try {
-    await handle.writeFile(text)
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-}
-
-/** Makes the new name survive a power cut where the system can; Windows cannot open a directory. */
-async function syncDirectory(directory: string): Promise<void> {
-  const handle = await open(directory, 'r').catch(() => undefined)
-  if (handle === undefined) return
-  await handle.sync().catch(() => {})
-  await handle.close()
-}
-
-function expand(path: string): string {
-  if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-    throw new PeerlineError('ERR_PEERLINE_INVALID', 'The path of the identity file is empty or not a path')
-  }
-  if (path === '~' || path.startsWith('~/')) return join(homedir(), path.slice(1))
-  return resolve(path)
-}
-
 /** The system's error code of what caused `error`. */
 function causeCode(error: unknown): unknown {
   return error instanceof PeerlineError ? codeOf(error.cause) : undefined
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof Error && 'code' in error ? error.code : undefined
 }
 
 function cannot(verb: 'read' | 'write', file: string, cause: unknown): PeerlineError {

@@ -1,7 +1,7 @@
 /** What people type and programs compare: reading a peer id in each of its forms. */
 
 import { decodeZbase32 } from '../bytes/zbase32.ts'
-import { PeerlineError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { fromDidKey } from './did-key.ts'
 import { PEER_ID_LENGTH, type PeerId, peerIdFromPublicKey } from './public-key.ts'
 
@@ -19,8 +19,4 @@ export function parsePeerId(text: string): PeerId {
   }
   if (text !== text.toLowerCase()) throw invalid('A peer id is written in lower case')
   return peerIdFromPublicKey(decodeZbase32(text))
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

@@ -149,9 +149,10 @@ export function openStream(sdk: Sdk, client: Client, options: StreamOptions): Mi
       } catch {
         // Whoever wrote it did not say which message it is of, as the network lets it: it stays empty.
       }
-      for (const key of unfinished.keys()) {
-        if (unfinished.size <= MAX_UNFINISHED) break
-        unfinished.delete(key)
+      for (const [key, chunks] of unfinished) {
+        // Chunks that do not agree how many they are never become whole: without this they would be kept, and more and more.
+        const isLost = chunks.length >= chunks[0]!.chunkInfo.total
+        if (isLost || unfinished.size > MAX_UNFINISHED) unfinished.delete(key)
       }
     }
     if (received === before) put(pieceOf(sdk, chunk))

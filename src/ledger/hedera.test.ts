@@ -11,7 +11,9 @@ import { isPeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import { Kind } from './envelope.ts'
 import { HederaLedger, type HederaOptions } from './hedera.ts'
+import { keyOf, loadSdk, openClient } from './hedera-client.ts'
 import { hederaError, KNOWN_STATUSES } from './hedera-errors.ts'
+import { openStream, type Unfinished } from './hedera-mirror.ts'
 import { ledgerCompliance } from './ledger.compliance.ts'
 import type { Entry } from './ledger.ts'
 import { TopicReader } from './topic-reader.ts'
@@ -194,9 +196,13 @@ describe('appending', () => {
     expect(standIn.paid).toEqual([])
   })
 
-  test.each(['0.0', 'stdin', '0.0.1.2', '0x1', `0.0.${'9'.repeat(30)}`])('refuses the topic %s', async (topic) => {
+  const none = ['0.0', 'stdin', '0.0.1.2', '0x1', '0.0.9223372036854775808', `0.0.${'9'.repeat(30)}`]
+  test.each(none)('refuses the topic %s, as reading does', async (topic) => {
     const { standIn, ledger } = await setUp()
-    await expect(ledger.append(topic, bytes('one'), { signal })).rejects.toEqual(code('ERR_PEERLINE_INVALID'))
+    const invalid = code('ERR_PEERLINE_INVALID')
+    await expect(ledger.append(topic, bytes('one'), { signal })).rejects.toEqual(invalid)
+    await expect(ledger.read(topic, { signal })).rejects.toEqual(invalid)
+    await expect(take(ledger, topic, 1)).rejects.toEqual(invalid)
     expect(standIn.asked.transactions).toBe(1)
   })
 
@@ -336,6 +342,29 @@ describe('messages in chunks', () => {
     const entries = await take(ledger, topic, 303)
     expect(entries.slice(-2).map(text)).toEqual(['', 'xy'])
     expect(new Set(entries.slice(0, -1).map(text))).toEqual(new Set(['']))
+  })
+
+  test('whose chunks do not agree how many they are take no room', async () => {
+    const { standIn, key, ledger, topic } = await setUp(large)
+    for (const [number, total] of [[1, 20], [2, 20], ...Array.from({ length: 100 }, () => [1, 2])] as const) {
+      chunk(standIn, topic, 'a', number!, total!, 'x')
+    }
+    const sdk = await loadSdk()
+    const { client, close } = openClient(sdk, standIn.network, `0.0.${PAYER}`, keyOf(sdk, key))
+    onTestFinished(close)
+    const unfinished: Unfinished = new Map()
+    const stream = openStream(sdk, client, { topic, from: 0n, limit: 256, maxChunks: 20, unfinished, signal })
+    let most = 0
+    for (let i = 0; i < 102; i++) {
+      await stream.next()
+      for (const { length } of unfinished.values()) most = Math.max(most, length)
+    }
+    stream.close()
+    expect(most).toBeLessThan(20)
+    // The next that is whole is read.
+    chunk(standIn, topic, 'b', 1, 2, 'B1')
+    chunk(standIn, topic, 'b', 2, 2, 'B2')
+    expect((await take(ledger, topic, 2, { from: 103 })).map(text)).toEqual(['', 'B1B2'])
   })
 
   test('a chunk that does not say what it is of is empty, and hinders nobody', async () => {

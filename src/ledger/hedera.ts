@@ -15,6 +15,7 @@
 import type { Client, Executable, PrivateKey, TransactionId } from '@hiero-ledger/sdk'
 import { copyBytes } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
+import { firstOf, whenAborted, within } from '../pause.ts'
 import { keyOf, loadSdk, type OpenClient, openClient, type Sdk } from './hedera-client.ts'
 import { hederaError, statusOf } from './hedera-errors.ts'
 import { msOf, nanosOf } from './hedera-mirror.ts'
@@ -67,7 +68,10 @@ const VISIBLE_MS = 15_000
 const MAX_TOPICS = 1_024
 
 /** An account or a topic: shard, realm and number. */
-const ENTITY = /^\d{1,10}\.\d{1,10}\.\d{1,19}$/
+const ENTITY = /^\d{1,10}\.\d{1,10}\.(\d{1,19})$/
+
+/** The largest number of one: the network counts in 64 bits with a sign. */
+const MAX_NUMBER = 2n ** 63n - 1n
 
 export type { HederaNetwork }
 
@@ -106,8 +110,7 @@ export class HederaLedger implements Ledger {
   readonly #visibleMs: number
   readonly #topics = new Map<string, TopicMemory>()
   /** Ends what is under way. */
-  readonly #running = new Set<AbortController>()
-  #closed = false
+  readonly #closing = new AbortController()
 
   private constructor(sdk: Sdk, { client, close }: OpenClient, key: PrivateKey, options: HederaOptions) {
     const { network } = options
@@ -135,7 +138,7 @@ export class HederaLedger implements Ledger {
     )
     if (typeof network === 'string') check(NETWORKS.includes(network), `${network} is no network of Hedera`)
     else check(/^[a-z0-9._-]{1,40}$/.test(network.name), 'the name of the network must be 1 to 40 of a-z 0-9 . _ -')
-    check(ENTITY.test(options.account), `${options.account} is no account of Hedera; it looks like 0.0.1234`)
+    check(isEntity(options.account), `${options.account} is no account of Hedera; it looks like 0.0.1234`)
     const sdk = await loadSdk()
     const key = keyOf(sdk, options.key)
     return new HederaLedger(sdk, openClient(sdk, network, options.account, key), key, options)
@@ -221,20 +224,21 @@ export class HederaLedger implements Ledger {
 
   async *subscribe(topic: string, options: ReadOptions): AsyncGenerator<Entry, void, undefined> {
     if (options.signal.aborted) return
-    const { signal, done } = this.#begin(options.signal)
+    if (this.#closing.signal.aborted) throw closed()
+    const over = new AbortController()
+    const signal = firstOf(options.signal, this.#closing.signal, over.signal)
     try {
       yield* this.#entries(topic, { ...options, signal }, 'what comes')
     } catch (error) {
       if (!options.signal.aborted) throw error
     } finally {
-      done()
+      over.abort()
     }
   }
 
   async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    for (const running of this.#running) running.abort(closed())
+    if (this.#closing.signal.aborted) return
+    this.#closing.abort(closed())
     this.#closeClient()
   }
 
@@ -303,7 +307,7 @@ export class HederaLedger implements Ledger {
         reject(abortError(signal, 'waiting for Hedera'))
       }
       if (signal.aborted) return onAbort()
-      signal.addEventListener('abort', onAbort, { once: true })
+      whenAborted(signal, onAbort)
       run()
         .then(resolve, reject)
         .finally(() => signal.removeEventListener('abort', onAbort))
@@ -329,41 +333,25 @@ export class HederaLedger implements Ledger {
     return memory
   }
 
-  /** A signal that fires with the caller's, after `maxMs`, and when the ledger is closed. `done` leaves nothing behind. */
-  #begin(signal: AbortSignal, maxMs?: number): { readonly signal: AbortSignal; done(): void } {
-    if (this.#closed) throw closed()
-    const running = new AbortController()
-    const onAbort = () => running.abort(signal.reason)
-    const timer = maxMs === undefined ? undefined : setTimeout(() => running.abort(tookTooLong()), maxMs)
-    if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort, { once: true })
-    this.#running.add(running)
-    return {
-      signal: running.signal,
-      done: () => {
-        this.#running.delete(running)
-        clearTimeout(timer)
-        signal.removeEventListener('abort', onAbort)
-      },
-    }
-  }
-
   /** Does something that ends in time, and whose failures are ours. */
   async #during<T>(signal: AbortSignal, what: string, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const running = this.#begin(signal, OPERATION_MS)
+    if (this.#closing.signal.aborted) throw closed()
     try {
       if (signal.aborted) throw abortError(signal, what)
-      return await work(running.signal)
+      return await within(OPERATION_MS, tookTooLong(), [signal, this.#closing.signal], work)
     } catch (error) {
       throw hederaError(error, what)
-    } finally {
-      running.done()
     }
   }
 }
 
+function isEntity(text: string): boolean {
+  const number = ENTITY.exec(text)?.[1]
+  return number !== undefined && BigInt(number) <= MAX_NUMBER
+}
+
 function checkTopic(topic: string): void {
-  check(ENTITY.test(topic), `${topic.slice(0, 100)} is no topic of Hedera; it looks like 0.0.1234`)
+  check(isEntity(topic), `${topic.slice(0, 100)} is no topic of Hedera; it looks like 0.0.1234`)
 }
 
 function check(isSo: boolean, message: string): void {

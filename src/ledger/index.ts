@@ -9,7 +9,14 @@ export {
   type Place,
   sealMessage,
 } from './envelope.ts'
-export { type Heartbeat, Heartbeats, Liveness, type LivenessChange, type LivenessState } from './heartbeat.ts'
+export {
+  type Heartbeat,
+  Heartbeats,
+  heartbeatIntervalMs,
+  Liveness,
+  type LivenessChange,
+  type LivenessState,
+} from './heartbeat.ts'
 export { LedgerContradiction } from './history.ts'
 export type { AppendOptions, CreateTopicOptions, Entry, Ledger, Price, ReadOptions, Receipt, Topics } from './ledger.ts'
 export { type OwnContent, Registry, type RegistryOptions } from './registry.ts'

@@ -1,21 +1,9 @@
 import { execFileSync } from 'node:child_process'
-import {
-  copyFile,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  rename,
-  rm,
-  stat,
-  symlink,
-  truncate,
-  writeFile,
-} from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { copyFile, mkdir, readdir, readFile, rename, rm, stat, symlink, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import fc from 'fast-check'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { type LogCut, LogFile, type LogFileOptions, type LogProgress } from './log-file.ts'
 import { LogLock } from './log-lock.ts'
 import type { Outcome } from './log-queue.ts'
@@ -27,11 +15,10 @@ let directory: string
 let path: string
 let signal: AbortSignal
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'peerline-log-'))
+  directory = await temporaryDirectory()
   path = join(directory, 'ledger')
   signal = AbortSignal.timeout(15_000)
 })
-afterEach(() => rm(directory, { recursive: true }))
 
 const code = (text: string, said = '') =>
   expect.objectContaining({ name: 'PeerlineError', code: text, message: expect.stringContaining(said) })

@@ -17,11 +17,11 @@
  */
 import { constants } from 'node:fs'
 import { type FileHandle, mkdir, open, realpath } from 'node:fs/promises'
-import { homedir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { dirname } from 'node:path'
 import { copyBytes } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
 import { ioError } from '../io-error.ts'
+import { absolutePath } from '../whole-file.ts'
 import { type Draft, type LogLimits, limitError, planBatch, type Tip } from './log-batch.ts'
 import { LogIndex } from './log-index.ts'
 import { LogLock } from './log-lock.ts'
@@ -103,10 +103,7 @@ export class LogFile {
    *   `ERR_PEERLINE_FILE`, `ERR_PEERLINE_DISK_FULL`, `ERR_PEERLINE_INVALID` for no path, or what the signal says
    */
   static async open(path: string, options: LogFileOptions, signal: AbortSignal): Promise<LogFile> {
-    if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-      throw new PeerlineError('ERR_PEERLINE_INVALID', 'the path of the ledger is empty or not a path')
-    }
-    const wanted = path.startsWith('~/') ? join(homedir(), path.slice(2)) : resolve(path)
+    const wanted = absolutePath(path, 'the ledger')
     let handle: FileHandle | undefined
     try {
       await mkdir(dirname(wanted), { recursive: true, mode: DIRECTORY_MODE })

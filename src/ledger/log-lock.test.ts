@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
+import { beforeEach, describe, expect, test, vi } from 'vitest'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { LogLock } from './log-lock.ts'
 
 /** Stands before a file is made exclusively: other processes are there first. */
@@ -26,12 +26,11 @@ let path: string
 let lock: string
 let signal: AbortSignal
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'peerline-lock-'))
+  directory = await temporaryDirectory()
   path = join(directory, 'file')
   lock = `${path}.lock`
   signal = AbortSignal.timeout(15_000)
 })
-afterEach(() => rm(directory, { recursive: true }))
 
 const code = (text: string) => expect.objectContaining({ name: 'PeerlineError', code: text })
 const take = (held = new LogLock(path, LEASE_MS)) => held.hold(signal, async () => 'taken')

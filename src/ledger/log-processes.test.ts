@@ -3,20 +3,18 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
-import ts from 'typescript'
-import { afterEach, beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { beforeAll, beforeEach, describe, expect, onTestFinished, test } from 'vitest'
+import { compile } from '../javascript.compliance.ts'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { LogLedger } from './log.ts'
 
 /** ms: a dozen processes begin, on a machine that has much else to do. */
 const TEST_MS = 60_000
-
-const SRC = fileURLToPath(new URL('..', import.meta.url))
 
 /**
  * Appends messages that begin with its name and count, several at once, and says a line for each that was acknowledged: its
@@ -62,32 +60,16 @@ let path: string
 
 beforeAll(async () => {
   built = await mkdtemp(join(tmpdir(), 'peerline-log-js-'))
-  for (const place of ['.', 'bytes', 'identity', 'ledger']) {
-    mkdirSync(join(built, place), { recursive: true })
-    for (const file of readdirSync(join(SRC, place))) {
-      if (!/(?<!\.(test|compliance|d))\.ts$/.test(file)) continue
-      const { outputText } = ts.transpileModule(readFileSync(join(SRC, place, file), 'utf8'), {
-        compilerOptions: {
-          module: ts.ModuleKind.ESNext,
-          target: ts.ScriptTarget.ES2023,
-          rewriteRelativeImportExtensions: true,
-        },
-      })
-      writeFileSync(join(built, place, file.replace(/\.ts$/, '.js')), outputText)
-    }
-  }
-  symlinkSync(join(SRC, '..', 'node_modules'), join(built, 'node_modules'))
-  writeFileSync(join(built, 'package.json'), '{ "type": "module" }')
+  compile('ledger/log.ts', built)
   writeFileSync(join(built, 'writer.js'), WRITER)
   writeFileSync(join(built, 'reader.js'), READER)
   return () => rm(built, { recursive: true })
 })
 
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'peerline-log-'))
+  directory = await temporaryDirectory()
   path = join(directory, 'ledger')
 })
-afterEach(() => rm(directory, { recursive: true }))
 
 interface Process {
   readonly child: ChildProcess

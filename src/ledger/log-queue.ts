@@ -4,8 +4,8 @@
  *
  * Limits: 1,024 appends, 4 MiB of messages: what a slow disk writes in a few seconds.
  */
-import { setMaxListeners } from 'node:events'
 import { abortError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 import type { Receipt } from './ledger.ts'
 import type { Draft } from './log-batch.ts'
 
@@ -44,8 +44,7 @@ export class LogQueue {
         else resolve(outcome)
       }
       const waiting: Waiting = { topic, message: new Uint8Array(message), settle }
-      setMaxListeners(0, signal) // of hundreds of appends at once
-      signal.addEventListener('abort', onAbort, { once: true })
+      whenAborted(signal, onAbort)
       this.#waiting.add(waiting)
       this.#bytes += message.length
     })

@@ -1,14 +1,13 @@
-import { appendFile, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { appendFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { LogWatch } from './log-watch.ts'
 
 let directory: string
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'peerline-watch-'))
+  directory = await temporaryDirectory()
 })
-afterEach(() => rm(directory, { recursive: true }))
 
 describe('where the system says when a file has changed', () => {
   test('it is looked at then, and once more when it changes during a look', async () => {

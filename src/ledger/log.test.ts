@@ -1,8 +1,8 @@
 import { getEventListeners } from 'node:events'
-import { type FileHandle, mkdtemp, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { type FileHandle, open, readdir, readFile, truncate, writeFile } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { beforeEach, describe, expect, onTestFinished, test, vi } from 'vitest'
+import { temporaryDirectory, temporaryFile } from '../temporary.compliance.ts'
 import { ledgerCompliance } from './ledger.compliance.ts'
 import { LogLedger, type LogLedgerOptions } from './log.ts'
 import { hashEntry, type PlacedEntry } from './tree-head.ts'
@@ -12,8 +12,7 @@ for (const [name, options] of [
   ['a ledger file that the system puts on the disk', { sync: 'never' }],
 ] as const) {
   ledgerCompliance(name, async () => {
-    const directory = await mkdtemp(join(tmpdir(), 'peerline-log-'))
-    const path = join(directory, 'ledger')
+    const path = await temporaryFile('ledger')
     const [ledger, other] = [await LogLedger.open(path, options), await LogLedger.open(path, options)]
     return {
       ledger,
@@ -21,8 +20,7 @@ for (const [name, options] of [
       async teardown() {
         await ledger.close()
         await other.close()
-        expect(await readdir(directory)).toEqual(['ledger'])
-        await rm(directory, { recursive: true })
+        expect(await readdir(dirname(path))).toEqual(['ledger'])
       },
     }
   })
@@ -32,11 +30,10 @@ let directory: string
 let path: string
 let signal: AbortSignal
 beforeEach(async () => {
-  directory = await mkdtemp(join(tmpdir(), 'peerline-log-'))
+  directory = await temporaryDirectory()
   path = join(directory, 'ledger')
   signal = AbortSignal.timeout(15_000)
 })
-afterEach(() => rm(directory, { recursive: true }))
 
 const code = (text: string, said = '') =>
   expect.objectContaining({ name: 'PeerlineError', code: text, message: expect.stringContaining(said) })

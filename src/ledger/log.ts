@@ -15,9 +15,9 @@
  *
  * Limits: {@link LogLedgerOptions}, and log-queue.ts. Memory: log-index.ts; messages stay in the file.
  */
-import { setMaxListeners } from 'node:events'
 import { encodeZbase32 } from '../bytes/index.ts'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 import type { AppendOptions, Price, ReadOptions, Receipt } from './ledger.ts'
 import { type LogCut, LogFile, type LogProgress } from './log-file.ts'
 import { LogQueue, type Waiting } from './log-queue.ts'
@@ -179,8 +179,7 @@ export class LogLedger implements LeafSource {
     if (signal.aborted) return
     this.#check(topic, signal, 'reading')
     const stop = this.#watch.start()
-    setMaxListeners(0, signal) // of dozens of topics
-    signal.addEventListener('abort', stop, { once: true }) // also where its reader does not come back
+    whenAborted(signal, stop) // also where its reader does not come back
     try {
       for (let from = await this.#first(topic, options); !signal.aborted; ) {
         const { entries, end } = await this.#page(topic, from, PAGE, options.since)
@@ -368,7 +367,7 @@ export class LogLedger implements LeafSource {
         else reject(error)
       }
       if (signal.aborted || this.#ended !== undefined) return done()
-      signal.addEventListener('abort', onAbort, { once: true })
+      whenAborted(signal, onAbort)
       this.#readers.add(done)
     })
   }

@@ -12,7 +12,7 @@
  *
  * What others learn: that a peer exists at this ledger, and where it may be dialled.
  */
-import { abortError, asPeerlineError, isPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, isPeerlineError, PeerlineError } from '../errors.ts'
 import {
   type Identity,
   openRecord,
@@ -21,7 +21,7 @@ import {
   type RecordContent,
   signRecord,
 } from '../identity/index.ts'
-import { pause } from '../pause.ts'
+import { pause, untilAborted } from '../pause.ts'
 import { backOffMs, mayPass } from './again.ts'
 import { ConsensusClock } from './clock.ts'
 import { Kind, type Message, openMessage } from './envelope.ts'
@@ -202,15 +202,7 @@ export class Registry {
   }
 
   async #untilBegun(signal: AbortSignal): Promise<void> {
-    await new Promise<void>((resolve, reject) => {
-      const onAbort = () => reject(abortError(signal, 'reading the registry'))
-      if (signal.aborted) return onAbort()
-      signal.addEventListener('abort', onAbort)
-      void this.#begun.then(() => {
-        signal.removeEventListener('abort', onAbort)
-        resolve()
-      })
-    })
+    await untilAborted(this.#begun, signal, 'reading the registry')
     if (this.#failed !== undefined) throw this.#failed
   }
 

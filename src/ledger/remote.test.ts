@@ -1,9 +1,6 @@
 /**
  * A reader of a ledger that a peer offers, over real sessions; the node lies in every way we know.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
 import fc from 'fast-check'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { concatBytes } from '../bytes/index.ts'
@@ -11,6 +8,7 @@ import { isPeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import type { LedgerLimits } from '../server/ledger-quota.ts'
 import { StreamCode } from '../session/index.ts'
+import { temporaryFile } from '../temporary.compliance.ts'
 import { LedgerContradiction } from './history.ts'
 import { FakeLog } from './leaf-source.compliance.ts'
 import { ledgerCompliance } from './ledger.compliance.ts'
@@ -43,12 +41,8 @@ for (const [name, open] of [
 }
 
 async function newLog(): Promise<LogLedger> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'peerline-remote-'))
-  const log = await LogLedger.open(path.join(directory, 'ledger'))
-  onTestFinished(async () => {
-    await log.close()
-    await rm(directory, { recursive: true, force: true })
-  })
+  const log = await LogLedger.open(await temporaryFile('ledger'))
+  onTestFinished(() => log.close())
   return log
 }
 

@@ -11,10 +11,10 @@
  *
  * The wire is in remote-wire.ts, what is believed in history.ts, the node in `server/ledger-service.ts`.
  */
-import { setMaxListeners } from 'node:events'
 import { copyBytes } from '../bytes/index.ts'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { firstOf, under, untilAborted } from '../pause.ts'
 import type { Session } from '../session/index.ts'
 import { Exchange } from './exchange.ts'
 import { History, Order } from './history.ts'
@@ -34,6 +34,9 @@ import {
   readProof,
 } from './remote-wire.ts'
 import { openHead, type TreeHead } from './tree-head.ts'
+
+/** What a signal ends, as its error says. */
+const ASKING = 'asking the node of the ledger'
 
 /** ms that a node has for an answer: it writes to a disk at the most. */
 const ANSWER_MS = 15_000
@@ -63,8 +66,8 @@ export class RemoteLedger implements Ledger {
   readonly node: PeerId
   readonly #session: RemoteLedgerOptions['session']
   readonly #history: History
-  /** What goes on; each is aborted when the ledger is closed, or not to be believed. */
-  readonly #open: Set<AbortController>
+  /** Fires when the ledger is closed, or not to be believed: all that goes on is aborted. */
+  readonly #end: AbortController
   #closed: PeerlineError | undefined
 
   private constructor(parts: {
@@ -72,7 +75,7 @@ export class RemoteLedger implements Ledger {
     node: PeerId
     session: RemoteLedgerOptions['session']
     history: History
-    open: Set<AbortController>
+    end: AbortController
   }) {
     const { about, node, history } = parts
     this.node = node
@@ -83,7 +86,7 @@ export class RemoteLedger implements Ledger {
     this.spreadMs = about.spread + TRAVEL_MS
     this.#session = parts.session
     this.#history = history
-    this.#open = parts.open
+    this.#end = parts.end
   }
 
   /**
@@ -94,8 +97,8 @@ export class RemoteLedger implements Ledger {
   static async open(options: RemoteLedgerOptions & { readonly signal: AbortSignal }): Promise<RemoteLedger> {
     const { signal } = options
     const head = options.head === undefined ? undefined : openHead(options.head)
-    const open = new Set<AbortController>()
-    return during(open, signal, async (signal) => {
+    const end = new AbortController()
+    return during(end.signal, [signal], async (signal) => {
       const { peer: node } = await sessionWith(options.session, undefined, signal)
       if (head !== undefined && head.peerId !== node) {
         throw new PeerlineError('ERR_PEERLINE_WRONG_PEER', `the head that was kept is of ${head.peerId}, not ${node}`)
@@ -106,13 +109,13 @@ export class RemoteLedger implements Ledger {
         head,
         onHead: options.onHead,
         prove: (from, to) =>
-          during(open, undefined, async (signal) => readProof(await ask(session, { t: 'prove', from, to }, signal))),
-        onContradiction: (error) => abortAll(open, error),
+          during(end.signal, [], async (signal) => readProof(await ask(session, { t: 'prove', from, to }, signal))),
+        onContradiction: (error) => end.abort(error),
       })
       const known = head?.size
       const about = readAbout(await ask(session, { t: 'about', known }, signal))
-      await untilAborted(history.take(about, known ?? 0), signal)
-      return new RemoteLedger({ about, node, session, history, open })
+      await untilAborted(history.take(about, known ?? 0), signal, ASKING)
+      return new RemoteLedger({ about, node, session, history, end })
     })
   }
 
@@ -143,7 +146,7 @@ export class RemoteLedger implements Ledger {
     return this.#during(signal, async (signal) => {
       const request: LedgerRequest = { t: 'append', topic, message: appended, known: size }
       const placed = readPlaced(await ask(this.#session, request, signal), appended)
-      const head = await untilAborted(this.#history.take(placed, size), signal)
+      const head = await untilAborted(this.#history.take(placed, size), signal, ASKING)
       this.#history.checkEntries(topic, [placed.entry], head)
       const { sequence, at } = placed.entry
       return { sequence, at }
@@ -163,7 +166,7 @@ export class RemoteLedger implements Ledger {
     return this.#during(signal, async (signal) => {
       const request: LedgerRequest = { t: 'read', topic, from, since, max: Math.min(max, PAGE_ENTRIES), known: size }
       const page = readPage(await ask(this.#session, request, signal))
-      const head = await untilAborted(this.#history.take(page, size), signal)
+      const head = await untilAborted(this.#history.take(page, size), signal, ASKING)
       const order = new Order(from, since)
       const entries = this.#entries(topic, page, head, order)
       if (page.more) {
@@ -182,7 +185,8 @@ export class RemoteLedger implements Ledger {
     if (options.signal.aborted) return
     this.#check(topic, options.signal)
     checkPlace(from)
-    const { signal, over } = begin(this.#open, options.signal)
+    const over = new AbortController()
+    const signal = firstOf(this.#end.signal, options.signal, over.signal)
     let exchange: Exchange | undefined
     try {
       let { size } = this.#history
@@ -195,7 +199,7 @@ export class RemoteLedger implements Ledger {
           throw new PeerlineError('ERR_PEERLINE_UNREACHABLE', 'the node of the ledger ended the subscription')
         }
         const page = readPage(answer)
-        const head = await untilAborted(this.#history.take(page, size), signal)
+        const head = await untilAborted(this.#history.take(page, size), signal, ASKING)
         size = head.size
         for (const entry of this.#entries(topic, page, head, order)) {
           if (signal.aborted) break
@@ -209,7 +213,7 @@ export class RemoteLedger implements Ledger {
       throw asPeerlineError(error, 'ERR_PEERLINE_UNREACHABLE')
     } finally {
       exchange?.close()
-      over()
+      over.abort()
     }
   }
 
@@ -226,12 +230,12 @@ export class RemoteLedger implements Ledger {
     }
     // No proof comes with it: the node is asked for one.
     const shown = { head, base: -1, proof: new Uint8Array(0) }
-    await this.#during(signal, (signal) => untilAborted(this.#history.take(shown, 0), signal))
+    await this.#during(signal, (signal) => untilAborted(this.#history.take(shown, 0), signal, ASKING))
   }
 
   async close(): Promise<void> {
     this.#closed ??= new PeerlineError('ERR_PEERLINE_CLOSED', 'the ledger is closed')
-    abortAll(this.#open, this.#closed)
+    this.#end.abort(this.#closed)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -251,7 +255,7 @@ export class RemoteLedger implements Ledger {
   }
 
   #during<T>(signal: AbortSignal, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    return during(this.#open, signal, work)
+    return during(this.#end.signal, [signal], work)
   }
 
   #check(topic: string, signal: AbortSignal): void {
@@ -301,61 +305,24 @@ async function sessionWith(
   node: PeerId | undefined,
   signal: AbortSignal,
 ): Promise<Session> {
-  const session = await untilAborted(bring({ signal }), signal)
+  const session = await untilAborted(bring({ signal }), signal, ASKING)
   if (node === undefined || session.peer === node) return session
   throw new PeerlineError('ERR_PEERLINE_WRONG_PEER', `the ledger is at ${node}, and the session with ${session.peer}`)
 }
 
-/** What `promise` brings, or a rejection as soon as the signal fires; what goes on serves others. */
-function untilAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = () => reject(abortError(signal, 'asking the node of the ledger'))
-    signal.addEventListener('abort', onAbort)
-    if (signal.aborted) onAbort()
-    promise.then(resolve, reject).finally(() => signal.removeEventListener('abort', onAbort))
-  })
-}
-
-/** A signal that fires with `signal`, or when all that goes on is ended; `over` leaves nothing behind. */
-function begin(
-  open: Set<AbortController>,
-  signal: AbortSignal | undefined,
-): { readonly signal: AbortSignal; readonly over: () => void } {
-  const controller = new AbortController()
-  const onAbort = () => controller.abort(signal?.reason)
-  open.add(controller)
-  if (signal !== undefined) {
-    // As many may be asked at once as the caller likes.
-    setMaxListeners(0, signal)
-    signal.addEventListener('abort', onAbort)
-    if (signal.aborted) onAbort()
-  }
-  return {
-    signal: controller.signal,
-    over: () => {
-      open.delete(controller)
-      signal?.removeEventListener('abort', onAbort)
-    },
-  }
-}
-
-async function during<T>(
-  open: Set<AbortController>,
-  outer: AbortSignal | undefined,
+/** Does `work` until it, or all that goes on, is ended. */
+function during<T>(
+  ended: AbortSignal,
+  outer: readonly AbortSignal[],
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  const { signal, over } = begin(open, outer)
-  try {
-    return await work(signal)
-  } catch (error) {
-    // What ended all of it says more than how this one noticed.
-    if (signal.aborted) throw abortError(signal, 'using the ledger')
-    throw error
-  } finally {
-    over()
-  }
-}
-
-function abortAll(open: ReadonlySet<AbortController>, error: PeerlineError): void {
-  for (const controller of [...open]) controller.abort(error)
+  return under([ended, ...outer], async (signal) => {
+    try {
+      return await work(signal)
+    } catch (error) {
+      // What ended all of it says more than how this one noticed.
+      if (signal.aborted) throw abortError(signal, 'using the ledger')
+      throw error
+    }
+  })
 }

@@ -12,10 +12,9 @@
  * - Sequences grow over restarts also when nothing was saved: they begin at the clock's ms since 1970, and nobody sends a
  *   message each ms. Whose clock may go back saves the sequence.
  */
-import { setMaxListeners } from 'node:events'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import type { Identity } from '../identity/index.ts'
-import { pause } from '../pause.ts'
+import { pause, whenAborted } from '../pause.ts'
 import { backOffMs, mayPass } from './again.ts'
 import type { ConsensusClock } from './clock.ts'
 import { MAX_ENVELOPE_BYTES, sealMessage } from './envelope.ts'
@@ -139,8 +138,7 @@ export class TopicWriter {
         else resolve(outcome)
       }
       const pending: Pending = { kind, payload, wait, control, settle }
-      setMaxListeners(0, signal) // it may be that of many messages
-      signal.addEventListener('abort', onAbort)
+      whenAborted(signal, onAbort)
       this.#queue.push(pending)
       this.#pump()
     })

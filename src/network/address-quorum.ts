@@ -16,7 +16,7 @@
  * Pure functions. Who asks peers, and makes sure that none chooses the network it votes in, is protocol/seen-quorum.ts.
  */
 import { PeerlineError } from '../errors.ts'
-import { bytesToIp, formatHostPort, ipToBytes, type LocalAddress, toSocketAddress } from './address.ts'
+import { bytesToIp, formatHostPort, ipToBytes, type LocalAddress, masked, toSocketAddress } from './address.ts'
 import type { TransportView } from './nat.ts'
 import { classify, type HostPort } from './nat-mapping.ts'
 
@@ -111,8 +111,7 @@ export function networkOf(host: string, bits: { readonly 4: number; readonly 6: 
   const bytes = ipToBytes(address?.host ?? '')
   if (address === undefined || bytes === undefined) return host
   const length = bits[address.family]
-  const prefix = bytes.map((byte, at) => byte & (0xff00 >> Math.min(8, Math.max(0, length - 8 * at))))
-  return `${bytesToIp(prefix)}/${length}`
+  return `${bytesToIp(masked(bytes, length))}/${length}`
 }
 
 // ---- peers that say what they see of us ----

@@ -8,7 +8,7 @@
 
 import { isIP } from 'node:net'
 import { type NetworkInterfaceInfo, networkInterfaces } from 'node:os'
-import { PeerlineError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 
 /** Where a socket is: an IP address without brackets, and a port. */
 export interface SocketAddress {
@@ -141,6 +141,16 @@ export function bytesToIp(bytes: Uint8Array): string {
   return `${groups.slice(0, start).join(':')}::${groups.slice(start + length).join(':')}`
 }
 
+/** An IPv4 address out of its IPv6 mapping; any other as it is. */
+export function unmapped(bytes: Uint8Array): Uint8Array {
+  return bytes.length === 16 && startsWith(bytes, MAPPED, 96) ? bytes.subarray(12) : bytes
+}
+
+/** The first `bits` of an address, and zeros. */
+export function masked(bytes: Uint8Array, bits: number): Uint8Array {
+  return bytes.map((byte, at) => byte & (0xff00 >> Math.min(8, Math.max(0, bits - at * 8))))
+}
+
 /** How far `ip` reaches. Text that is not an IP address is `reserved`. */
 export function scopeOf(ip: string): AddressScope {
   const bytes = ipToBytes(ip)
@@ -154,8 +164,8 @@ export function scopeOf(ip: string): AddressScope {
 export function sourceKey(ip: string): string {
   const bytes = ipToBytes(ip)
   if (bytes === undefined || bytes.length === 4) return ip
-  if (startsWith(bytes, MAPPED, 96)) return bytesToIp(bytes.subarray(12))
-  return `${bytesToIp(Uint8Array.from({ length: 16 }, (_, i) => (i < 8 ? bytes[i]! : 0)))}/64`
+  const plain = unmapped(bytes)
+  return plain.length === 4 ? bytesToIp(plain) : `${bytesToIp(masked(bytes, 64))}/64`
 }
 
 // Bridges and tunnels of this machine: other machines cannot reach their addresses, or only through a tunnel that would
@@ -212,7 +222,7 @@ export function localAddresses(
 export function inOwnSubnet(host: string, locals: readonly LocalAddress[]): boolean {
   const bytes = ipToBytes(host)
   if (bytes === undefined) return false
-  const plain = bytes.length === 16 && startsWith(bytes, MAPPED, 96) ? bytes.subarray(12) : bytes
+  const plain = unmapped(bytes)
   return locals.some(({ host: own, prefixBits }) => {
     const prefix = ipToBytes(own)
     // A subnet that holds every address is a tunnel's way to say "everywhere": nothing is near because of it.
@@ -287,7 +297,7 @@ function prefixBitsOf({ address, netmask }: NetworkInterfaceInfo): number {
 }
 
 const MAPPED = ipToBytes('::ffff:0.0.0.0')! // RFC 4291 section 2.5.5.2
-const NAT64 = ipToBytes('64:ff9b::')! // RFC 6052 section 2.1
+export const NAT64 = ipToBytes('64:ff9b::')! // RFC 6052 section 2.1
 
 // First match counts. What no row names is public in IPv4, and in IPv6 only inside 2000::/3 (the last row).
 const SCOPES_V4: readonly ScopeRow[] = [
@@ -342,7 +352,8 @@ function scopeOfBytes(bytes: Uint8Array): AddressScope {
   return rows.find(({ prefix, bits }) => startsWith(bytes, prefix, bits))?.scope ?? 'reserved'
 }
 
-function startsWith(bytes: Uint8Array, prefix: Uint8Array, bits: number): boolean {
+/** True when both have the same first `bits`. */
+export function startsWith(bytes: Uint8Array, prefix: Uint8Array, bits: number): boolean {
   for (let i = 0; i * 8 < bits; i++) {
     const mask = (0xff << Math.max(0, 8 - (bits - i * 8))) & 0xff
     if (((bytes[i]! ^ prefix[i]!) & mask) !== 0) return false
@@ -356,8 +367,4 @@ function isHostName(host: string): boolean {
   if (host.length > MAX_HOST_CHARS) return false
   const labels = host.replace(/\.$/, '').split('.')
   return labels.every((label) => LABEL.test(label)) && !/^(?:\d+|0x[\da-f]*)$/i.test(labels.at(-1)!)
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

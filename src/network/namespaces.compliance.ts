@@ -6,16 +6,14 @@
  */
 import { type ChildProcessWithoutNullStreams, execFile, spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
-import ts from 'typescript'
+import { compile } from '../javascript.compliance.ts'
 
 const run = promisify(execFile)
-const SRC = fileURLToPath(new URL('..', import.meta.url))
 
 /** ms for a program inside to say something. */
 const SAY_MS = 10_000
@@ -125,7 +123,10 @@ export class Namespaces {
       const say = (value) => console.log(JSON.stringify(value))
       const onLine = (take) => createInterface({ input: process.stdin }).on('line', take)
       `
-    const compiled = source.replace(/'src\/([^']+)\.ts'/g, (_, file: string) => `'${this.#compile(`${file}.ts`)}'`)
+    const compiled = source.replace(
+      /'src\/([^']+)\.ts'/g,
+      (_, file: string) => `'${compile(`${file}.ts`, this.#directory)}'`,
+    )
     const file = this.file(`${uniqueName()}.mjs`, head + compiled)
     const child = this.start(name, process.execPath, [file])
     let errors = ''
@@ -165,35 +166,6 @@ export class Namespaces {
     )
     for (const name of this.#names) await run('ip', ['netns', 'delete', this.#prefix + name]).catch(() => {})
     rmSync(this.#directory, { recursive: true, force: true })
-  }
-
-  /** A file of `src/`, and all that it imports, without types; gives its URL. */
-  #compile(file: string, done = new Set<string>()): string {
-    const out = path.join(this.#directory, 'dist')
-    if (done.size === 0) {
-      mkdirSync(out, { recursive: true })
-      writeFileSync(path.join(this.#directory, 'package.json'), '{"type":"module"}')
-      const modules = path.join(this.#directory, 'node_modules')
-      rmSync(modules, { force: true })
-      symlinkSync(path.join(SRC, '..', 'node_modules'), modules)
-    }
-    done.add(file)
-    const { outputText } = ts.transpileModule(readFileSync(path.join(SRC, file), 'utf8'), {
-      compilerOptions: {
-        target: ts.ScriptTarget.ES2023,
-        module: ts.ModuleKind.ESNext,
-        verbatimModuleSyntax: true,
-        rewriteRelativeImportExtensions: true,
-      },
-    })
-    const target = path.join(out, file.replace(/\.ts$/, '.js'))
-    mkdirSync(path.dirname(target), { recursive: true })
-    writeFileSync(target, outputText)
-    for (const [, imported] of outputText.matchAll(/(?:from|import)\s*\(?\s*['"](\.[^'"]+)\.js['"]/g)) {
-      const next = `${path.join(path.dirname(file), imported!)}.ts`
-      if (!done.has(next)) this.#compile(next, done)
-    }
-    return target
   }
 }
 

@@ -14,7 +14,7 @@
  * The services learn that this machine is there and when it asks, so there are none unless the user names them. They see
  * an address, and no port: whether anybody listens there is for a dial to show.
  */
-import { abortError, asPeerlineError, type ErrorCode, PeerlineError } from '../errors.ts'
+import { abortError, asPeerlineError, type ErrorCode, invalid, PeerlineError } from '../errors.ts'
 import { elect, tally } from './address-quorum.ts'
 import { askSource, type SourceAnswer } from './public-address-source.ts'
 
@@ -167,10 +167,6 @@ function sourceUrl(text: string): URL {
   // Reports and messages show where was asked.
   if (url.username !== '' || url.password !== '') throw invalid('public address: a source has no user or password')
   return url
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }
 
 /**

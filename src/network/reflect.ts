@@ -19,7 +19,7 @@ import { randomBytes } from 'node:crypto'
 import { createSocket } from 'node:dgram'
 import { lookup } from 'node:dns'
 import { connect, isIP } from 'node:net'
-import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { abortError, asPeerlineError, invalid, PeerlineError } from '../errors.ts'
 import { formatHostPort, type SocketAddress } from './address.ts'
 import {
   BINDING,
@@ -249,10 +249,6 @@ function socketError(error: unknown, what: string): PeerlineError {
 
 function protocolError(what: string, why: string): PeerlineError {
   return new PeerlineError('ERR_PEERLINE_PROTOCOL', `${what}: ${why}`)
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }
 
 function isPort(port: number): boolean {

@@ -16,7 +16,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { isIP } from 'node:net'
-import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { abortError, asPeerlineError, invalid, PeerlineError } from '../errors.ts'
 import { destroyStream, type FramedPath, udpPath } from '../path/index.ts'
 import { bytesToIp, formatHostPort, ipToBytes, type SocketAddress, scopeOf, toSocketAddress } from './address.ts'
 import { answers, ask, RTO_MS, readAnswer, type Target } from './reflect.ts'
@@ -305,8 +305,4 @@ function bindError(where: string, cause: unknown): PeerlineError {
 
 function closed(): PeerlineError {
   return new PeerlineError('ERR_PEERLINE_CLOSED', 'the UDP socket was closed')
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

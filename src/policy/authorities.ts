@@ -12,13 +12,12 @@
  * 256 authorities, those removed within the last day among them.
  */
 import { fields, MAX_TIME_MS } from '../bytes/index.ts'
-import { asPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, invalid, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { CLOCK_SKEW_MS } from '../handshake/index.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import type { BootstrapPolicy } from './bootstrap-policy.ts'
 import { claimedAuthority, MAX_ORDER_LIFE_MS, type Order, openOrder } from './order.ts'
-import { invalid } from './rule.ts'
 
 /** Authorities: more is no list of people whom somebody obeys. */
 export const MAX_AUTHORITIES = 256

@@ -9,11 +9,11 @@
  *
  * Whoever holds sessions listens for `ban`, and ends those that are banned now.
  */
-import { fields, MAX_TIME_MS } from '../bytes/index.ts'
-import { isPeerlineError, PeerlineError } from '../errors.ts'
+import { fields, MAX_TIME_MS, strictly } from '../bytes/index.ts'
+import { invalid, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { PEER_ID_LENGTH, type PeerId, parsePeerId } from '../identity/index.ts'
-import { bytesToIp, ipToBytes } from '../network/address.ts'
+import { bytesToIp, ipToBytes, masked, NAT64, startsWith, unmapped } from '../network/address.ts'
 
 /** Bans at once: about 2 MB. More than this is no list that somebody keeps, but a flood that wants wider prefixes. */
 export const MAX_BANS = 10_000
@@ -23,9 +23,6 @@ const MAX_WHY_CHARS = 200
 
 /** Characters of the longest target: a peer id as did:key; prefixes are shorter. */
 const MAX_TARGET_CHARS = 64
-
-const MAPPED = ipToBytes('::ffff:0.0.0.0')!
-const NAT64 = ipToBytes('64:ff9b::')!
 
 export interface Ban {
   /** A peer id, or a prefix in CIDR form (RFC 4632 section 3.1, RFC 4291 section 2.3) such as `192.0.2.0/24`. */
@@ -129,7 +126,8 @@ export class Bans extends TypedEventTarget<BansEvents> {
     const bytes = ipToBytes(host)
     if (bytes === undefined) return undefined
     const plain = unmapped(bytes)
-    const beyond = plain.length === 16 && startsWith96(plain, NAT64) ? this.#banOfBytes(plain.subarray(12)) : undefined
+    const beyond =
+      plain.length === 16 && startsWith(plain, NAT64, 96) ? this.#banOfBytes(plain.subarray(12)) : undefined
     return beyond ?? this.#banOfBytes(plain)
   }
 
@@ -245,32 +243,12 @@ function showPrefix({ bytes, bits }: Prefix): string {
   return `${bytesToIp(bytes)}/${bits}`
 }
 
-/** An IPv4 address out of its IPv6 mapping; any other as it is. */
-function unmapped(bytes: Uint8Array): Uint8Array {
-  return bytes.length === 16 && startsWith96(bytes, MAPPED) ? bytes.subarray(12) : bytes
-}
-
-/** True when both have the same first 96 bits. */
-function startsWith96(bytes: Uint8Array, prefix: Uint8Array): boolean {
-  return prefix.subarray(0, 12).every((byte, at) => byte === bytes[at])
-}
-
-/** The first `bits` of an address, and zeros. */
-function masked(bytes: Uint8Array, bits: number): Uint8Array {
-  return bytes.map((byte, at) => byte & (0xff00 >> Math.min(8, Math.max(0, bits - at * 8))))
-}
-
 function isWhy(text: unknown): text is string {
   return typeof text === 'string' && text.length <= MAX_WHY_CHARS && !/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/u.test(text)
 }
 
 function readBans(json: unknown): Ban[] {
-  try {
-    return fields({ bans: json }, 'list').list('bans', { max: MAX_BANS }).map(readBan)
-  } catch (error) {
-    if (!isPeerlineError(error) || error.code !== 'ERR_PEERLINE_PROTOCOL') throw error
-    throw new PeerlineError('ERR_PEERLINE_INVALID', error.message, { cause: error })
-  }
+  return strictly(() => fields({ bans: json }, 'list').list('bans', { max: MAX_BANS }).map(readBan))
 }
 
 function readBan(json: unknown): Ban {
@@ -283,8 +261,4 @@ function readBan(json: unknown): Ban {
   const why = all.optional('why', (at) => all.text(at, { min: 1, max: MAX_WHY_CHARS }))
   if (why !== undefined && !isWhy(why)) throw invalid(`the reason of the ban of ${target} is not a line`)
   return { target, kind, since, ...(until === undefined ? {} : { until }), ...(why === undefined ? {} : { why }) }
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

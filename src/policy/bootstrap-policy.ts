@@ -10,10 +10,9 @@
  * - With `firstSingleLockingAuthority` the first authority is the only one, for good: the lock is kept (`export`, `load`).
  */
 import { fields } from '../bytes/index.ts'
-import { asPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, invalid, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
-import { invalid } from './rule.ts'
 
 export type BootstrapRole = 'trustless' | 'authority'
 

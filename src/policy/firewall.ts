@@ -11,6 +11,7 @@
  * what is handled. `allow` and `approve` are short for rules. Where `rules` or a `policy` or `ask` are given, nothing is
  * let in but by them.
  */
+import { invalid } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { type AskedQuestion, Asking, type Scope } from './asking.ts'
@@ -27,11 +28,9 @@ import {
 import { Given } from './given.ts'
 import { judge } from './judge.ts'
 import { type PolicyJson, policyFromJson, policyToJson } from './policy-json.ts'
-
 import {
   covers,
   type Direction,
-  invalid,
   isExact,
   isRecord,
   parseRule,
@@ -184,9 +183,9 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
     this.set({ subject: peer, direction: 'in', action: 'allow' })
   }
 
-  /** Lets a peer in no longer, unless other rules do. */
+  /** Lets a peer in no longer, unless other rules do. @throws PeerlineError `ERR_PEERLINE_INVALID` */
   disallow(peer: PeerId): void {
-    this.remove(`${peer} anything in`)
+    this.remove(`${parsePeerId(peer)} anything in`)
   }
 
   // ---- groups ----

@@ -12,10 +12,9 @@
  */
 import { fields } from '../bytes/index.ts'
 import { checkLabel } from '../discovery/known-peer.ts'
-import { asPeerlineError, isPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, invalid, isPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
-import { invalid } from './rule.ts'
 
 const POLICIES = ['strict-local', 'local', 'local-and-remote', 'remote', 'strict-remote'] as const
 

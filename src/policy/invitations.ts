@@ -14,8 +14,8 @@
  * Limits: {@link MAX_INVITATIONS}, {@link MAX_USES} of one and {@link MAX_ALL_USES} of all together, known when they are minted.
  */
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto'
-import { type Fields, fields, fromHex, MAX_TIME_MS, toHex } from '../bytes/index.ts'
-import { asPeerlineError, isPeerlineError, PeerlineError } from '../errors.ts'
+import { type Fields, fields, fromHex, MAX_TIME_MS, strictly, toHex } from '../bytes/index.ts'
+import { asPeerlineError, invalid, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { MAX_CAPABILITY_BYTES, MIN_CAPABILITY_BYTES } from '../identity/ticket.ts'
@@ -372,12 +372,9 @@ function checkGrant({ objects, group, forMs }: Grant): Grant {
 }
 
 function readAll(json: unknown): Kept[] {
-  try {
-    return fields({ invitations: json }, 'list').list('invitations', { max: MAX_INVITATIONS }).map(readOne)
-  } catch (error) {
-    if (!isPeerlineError(error) || error.code !== 'ERR_PEERLINE_PROTOCOL') throw error
-    throw new PeerlineError('ERR_PEERLINE_INVALID', error.message, { cause: error })
-  }
+  return strictly(() =>
+    fields({ invitations: json }, 'list').list('invitations', { max: MAX_INVITATIONS }).map(readOne),
+  )
 }
 
 function readOne(json: unknown): Kept {
@@ -407,8 +404,4 @@ function readGrant(all: Fields): Grant {
 
 function refused(message: string): PeerlineError {
   return new PeerlineError('ERR_PEERLINE_DENIED', message, { recover: ANOTHER })
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

@@ -24,7 +24,9 @@ export function judge(question: Question, deciding: Deciding, options: JudgeOpti
       return { action: 'deny', reason: 'rate', question, rule }
     }
   }
-  return { action: first.rule.action === 'ask' ? 'ask' : 'allow', reason: 'rule', question, rule: first.rule }
+  // What one of them counts, all of them do.
+  const { rule } = deciding.find(({ rule: { uses, rate } }) => uses !== undefined || rate !== undefined) ?? first
+  return { action: first.rule.action === 'ask' ? 'ask' : 'allow', reason: 'rule', question, rule }
 }
 
 /** Why a rule by itself refuses, leaving its rate aside. */

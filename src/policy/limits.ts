@@ -1,16 +1,10 @@
 /**
  * Rate limits: a token bucket, and a bounded map of them by key.
- *
- * A bucket holds at most `burst` tokens and gains `rate` of them per second. Over any span of t seconds it grants at
- * most `burst + rate * t`. It costs two numbers and no timer: the refill is worked out when it is asked.
- *
- * The clock is monotonic (milliseconds): a wall clock set back would starve everyone, set forward would let a flood in.
  */
-
+import { Bucket, type MonotonicClock } from '../bucket.ts'
 import { PeerlineError } from '../errors.ts'
 
-/** Milliseconds on a clock that never goes back. */
-export type MonotonicClock = () => number
+export type { MonotonicClock } from '../bucket.ts'
 
 export interface Rate {
   /** Tokens gained per second; 0 never refills. */
@@ -33,8 +27,6 @@ export interface KeyedLimiterOptions extends TokenBucketOptions {
 // is a flood, and a flood of sources is the business of a global bucket.
 const DEFAULT_CAPACITY = 10_000
 
-const monotonic: MonotonicClock = () => performance.now()
-
 function checkRate({ rate, burst }: Rate): void {
   if (!(Number.isFinite(rate) && rate >= 0)) throw new PeerlineError('ERR_PEERLINE_INVALID', `rate ${rate} is not >= 0`)
   if (!(Number.isFinite(burst) && burst > 0)) {
@@ -43,46 +35,11 @@ function checkRate({ rate, burst }: Rate): void {
 }
 
 /** Grants bursts of up to `burst`, and `rate` per second in the long run. */
-export class TokenBucket {
-  readonly #rate: number
-  readonly #burst: number
-  readonly #now: MonotonicClock
-  #tokens: number
-  #at: number
-
+export class TokenBucket extends Bucket {
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a rate or a burst that is none */
   constructor(options: TokenBucketOptions) {
     checkRate(options)
-    this.#rate = options.rate
-    this.#burst = options.burst
-    this.#now = options.now ?? monotonic
-    this.#tokens = options.burst
-    this.#at = this.#now()
-  }
-
-  /** Takes `n` tokens, or none and returns false. Anything but a number >= 0 is refused. */
-  take(n = 1): boolean {
-    this.#refill()
-    if (!(n >= 0 && n <= this.#tokens)) return false
-    this.#tokens -= n
-    return true
-  }
-
-  /** Whole milliseconds until `take(n)` would succeed if nobody else took; `Infinity` when it never would. */
-  msUntil(n = 1): number {
-    this.#refill()
-    if (n <= this.#tokens) return 0
-    if (!(n <= this.#burst) || this.#rate === 0) return Number.POSITIVE_INFINITY
-    const ms = Math.ceil(((n - this.#tokens) * 1000) / this.#rate)
-    // rounding may leave the refill a hair short of n: one more millisecond then covers it
-    return this.#tokens + (ms * this.#rate) / 1000 >= n ? ms : ms + 1
-  }
-
-  #refill(): void {
-    const now = this.#now()
-    const elapsed = now - this.#at
-    if (!(elapsed > 0)) return
-    this.#at = now
-    this.#tokens = Math.min(this.#burst, this.#tokens + (elapsed * this.#rate) / 1000)
+    super(options.rate, options.burst, options.now)
   }
 }
 
@@ -100,12 +57,12 @@ export class KeyedLimiter {
 
   constructor(options: KeyedLimiterOptions) {
     checkRate(options)
-    const capacity = options.capacity ?? DEFAULT_CAPACITY
+    const { capacity = DEFAULT_CAPACITY, ...bucket } = options
     if (!(Number.isSafeInteger(capacity) && capacity > 0)) {
       throw new PeerlineError('ERR_PEERLINE_INVALID', `capacity ${capacity} is not a whole number > 0`)
     }
     this.#capacity = capacity
-    this.#options = { rate: options.rate, burst: options.burst, now: options.now ?? monotonic }
+    this.#options = bucket
   }
 
   /** Keys remembered now; never more than the capacity. */

@@ -10,9 +10,10 @@
  *   `ERR_PEERLINE_LIMIT`. Both name the limit and its value.
  * - It holds a number for each peer and prefix with a connection, and nothing for others: `total` bounds its memory.
  */
-import { PeerlineError } from '../errors.ts'
+import { invalid, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
-import { bytesToIp, ipToBytes, toSocketAddress } from '../network/address.ts'
+import { toSocketAddress } from '../network/address.ts'
+import { networkOf } from '../network/address-quorum.ts'
 
 export type Direction = 'in' | 'out'
 
@@ -103,7 +104,8 @@ export class ConnectionLimits {
    */
   take(claim: ConnectionClaim): ConnectionToken {
     const { direction, host } = claim
-    const prefix = host === undefined ? undefined : this.#prefixOf(host)
+    const isIp = host !== undefined && toSocketAddress(host, 0) !== undefined
+    const prefix = isIp ? networkOf(host, this.#prefixBits) : undefined
     const pending = direction === 'in' ? 'pendingIn' : 'pendingOut'
     const established = direction === 'in' ? 'establishedIn' : 'establishedOut'
     let { peer } = claim
@@ -147,16 +149,6 @@ export class ConnectionLimits {
 
   #check(direction: Direction, limit: ConnectionLimit, count: number): void {
     if (count >= this.#limits[limit]) throw reached(direction, limit, this.#limits[limit])
-  }
-
-  /** The prefix of an IP address; an IPv4 one in an IPv6 mapping is an IPv4 one. */
-  #prefixOf(host: string): string | undefined {
-    const address = toSocketAddress(host, 0)
-    if (address === undefined) return undefined
-    const bits = this.#prefixBits[address.family]
-    const bytes = ipToBytes(address.host)!
-    const prefix = bytes.map((byte, at) => byte & (0xff00 >> Math.min(8, Math.max(0, bits - at * 8))))
-    return `${bytesToIp(prefix)}/${bits}`
   }
 }
 
@@ -203,8 +195,4 @@ function checked<L extends string>(defaults: Record<L, number>, given: Partial<R
 function checkBits(bits: number, most: number): void {
   if (!(Number.isSafeInteger(bits) && bits >= 1 && bits <= most))
     throw invalid(`a prefix has 1 to ${most} bits, not ${bits}`)
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

@@ -4,7 +4,7 @@
  * A set is a value: `add` and `remove` make another one. Names travel and are stored, never bits, so that the order in
  * which an application defines them may change from one version to the next.
  */
-import { PeerlineError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 
 /** Names in one definition: the bits of a whole number in JavaScript's bitwise operators. */
 export const MAX_PERMISSIONS = 32
@@ -103,8 +103,4 @@ export function definePermissions<const N extends string>(names: readonly N[]): 
   }
   const none = new Permissions(bitOf, 0)
   return { none, all: none.add(...names), of: (...some) => none.add(...some) }
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

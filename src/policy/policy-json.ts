@@ -10,9 +10,9 @@
  *
  * Whatever is read is checked part by part, and all of it before any of it counts.
  */
-import { asPeerlineError, isPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, invalid, isPeerlineError, PeerlineError } from '../errors.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
-import { checkGroup, invalid, isRecord, parseRule, type Rule, type RuleInput } from './rule.ts'
+import { checkGroup, isRecord, parseRule, type Rule, type RuleInput } from './rule.ts'
 import { MAX_GROUPS, MAX_MEMBERS, MAX_RULES } from './rule-book.ts'
 
 /** A rule without its function. */

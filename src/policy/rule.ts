@@ -15,7 +15,7 @@
  * other rule of the peer.
  */
 import { MAX_TIME_MS } from '../bytes/index.ts'
-import { PeerlineError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { isPermissionName, MAX_PERMISSIONS, Permissions } from './permissions.ts'
 
@@ -246,9 +246,4 @@ export function isRecord(value: unknown): value is Record<string, unknown> {
 function shown(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.slice(0, 64))
   return typeof value === 'number' ? String(value) : `of type ${typeof value}`
-}
-
-/** @internal */
-export function invalid(message: string, cause?: unknown): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message, cause === undefined ? {} : { cause })
 }

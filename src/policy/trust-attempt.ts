@@ -8,6 +8,7 @@
  */
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { untilAborted } from '../pause.ts'
 import type { Exchange, Handshake, HandshakeContext } from './trust-options.ts'
 
 export interface AttemptOptions {
@@ -45,7 +46,9 @@ export class Attempt {
     session.addEventListener('abort', onLeave, { once: true })
     let failed: PeerlineError | undefined
     try {
-      const passed: unknown = await this.#untilEnd(async () => handshake(this.#context()))
+      const work = async () => handshake(this.#context())
+      // nobody waits for it once the attempt is ended
+      const passed: unknown = await untilAborted(work(), this.#end.signal, 'the trust handshake')
       // it may have been ended in the moment between
       this.#check()
       if (passed !== true) failed = new PeerlineError('ERR_PEERLINE_DENIED', 'the peer did not pass the handshake')
@@ -80,14 +83,5 @@ export class Attempt {
   #check(): void {
     const { signal } = this.#end
     if (signal.aborted) throw abortError(signal, 'the trust handshake')
-  }
-
-  /** What `work` brings, or a rejection as soon as the attempt is ended; nobody waits for it then. */
-  #untilEnd<T>(work: () => Promise<T>): Promise<T> {
-    const { signal } = this.#end
-    return new Promise((resolve, reject) => {
-      signal.addEventListener('abort', () => reject(abortError(signal, 'the trust handshake')), { once: true })
-      work().then(resolve, reject)
-    })
   }
 }

@@ -18,9 +18,8 @@
  */
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { concatBytes, copyBytes } from '../bytes/index.ts'
-import { PeerlineError } from '../errors.ts'
+import { invalid, PeerlineError } from '../errors.ts'
 import { type Identity, type PeerId, PUBLIC_KEY_BYTES, peerIdFromPublicKey, publicKeyOf } from '../identity/index.ts'
-import { invalid } from './rule.ts'
 import { kindOf, type Life, openStatement, signStatement } from './statement.ts'
 import type { ReadyHandshake } from './trust-options.ts'
 

@@ -1,8 +1,10 @@
 /** What the trust of a peer is made with, what it tells, and the rules that come of it. */
+
 import type { PeerlineError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Arrival } from './arrivals.ts'
-import { invalid, parseRule, type RuleInput } from './rule.ts'
+import { parseRule, type RuleInput } from './rule.ts'
 
 /** The group of the firewall whose members are trusted. */
 export const TRUSTED = 'trusted'

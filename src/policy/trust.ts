@@ -15,13 +15,13 @@
  *
  * Limits: 64 arrivals at once, which are the firewall's; a time for each decision and each handshake.
  */
-import { asPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, invalid, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
-import type { PeerId } from '../identity/index.ts'
+import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { Arrival, ArrivalQueue, overError, type Verdict } from './arrivals.ts'
 import type { Answer, Ask, Asked } from './asking.ts'
 import type { Firewall, FirewallEvents } from './firewall.ts'
-import { invalid, type RuleInput } from './rule.ts'
+import type { RuleInput } from './rule.ts'
 import { Attempt } from './trust-attempt.ts'
 import {
   checkOptions,
@@ -134,9 +134,10 @@ export class Trust extends TypedEventTarget<TrustEvents> {
   /** Trusts a peer from now on. @throws PeerlineError `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_LIMIT` */
   trust(peer: PeerId): void {
     const { firewall } = this.#needed()
+    const id = parsePeerId(peer)
     // one that is trusted while it is here is trusted for good now
-    this.#demote(peer, 'trusted')
-    firewall.addToGroup(TRUSTED, peer)
+    this.#demote(id, 'trusted')
+    firewall.addToGroup(TRUSTED, id)
   }
 
   /**
@@ -145,9 +146,10 @@ export class Trust extends TypedEventTarget<TrustEvents> {
    */
   distrust(peer: PeerId): void {
     const { firewall } = this.#needed()
-    this.#visits.get(peer)?.attempt?.cancel(aborted('the peer was distrusted'))
-    this.#demote(peer, 'distrusted')
-    firewall.removeFromGroup(TRUSTED, peer)
+    const id = parsePeerId(peer)
+    this.#visits.get(id)?.attempt?.cancel(aborted('the peer was distrusted'))
+    this.#demote(id, 'distrusted')
+    firewall.removeFromGroup(TRUSTED, id)
   }
 
   /**

@@ -1,10 +1,10 @@
-import { afterAll, afterEach, beforeAll, describe, expect, expectTypeOf, it, vi } from 'vitest'
+import { describe, expect, expectTypeOf, it, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
-import { type Stream, StreamCode } from '../session/index.ts'
-import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
+import { StreamCode } from '../session/index.ts'
 import { defineProtocol, type Protocol, type ProtocolHandler } from './define.ts'
 import { request } from './request.ts'
+import { useServedPair } from './served-pair.compliance.ts'
 import type { SchemaIssue, StandardSchema } from './standard-schema.ts'
 
 const from = Identity.generate().peerId
@@ -48,25 +48,10 @@ function orderSchema(later: boolean) {
   )
 }
 
-let pair: SessionPair
-let onStream: (stream: Stream) => void
-const unhandled = vi.fn()
-
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  pair = await sessionPair({ onStreamB: (stream) => onStream(stream) })
-})
-afterEach(async () => {
-  await vi.waitFor(() => expect([pair.a.streams, pair.b.streams]).toEqual([0, 0]))
-})
-afterAll(async () => {
-  await pair.close()
-  process.off('unhandledRejection', unhandled)
-  expect(unhandled).not.toHaveBeenCalled()
-})
+const pair = useServedPair()
 
 function serve<A, B, C, D>(protocol: Protocol<A, B, C, D>, handler: ProtocolHandler<B, C>): void {
-  onStream = (stream) => protocol.serve(stream, protocol.handler(handler), { from })
+  pair.onStream = (stream) => protocol.serve(stream, protocol.handler(handler), { from })
 }
 
 describe.each([false, true])('a protocol with schemas that answer later: %s', (later) => {
@@ -88,7 +73,7 @@ describe.each([false, true])('a protocol with schemas that answer later: %s', (l
   })
 
   it('sends nothing that is not valid, and says what is not', async () => {
-    onStream = vi.fn()
+    pair.onStream = vi.fn()
     await expect(protocol.request(pair.a, { at: 'x', count: 1.5 })).rejects.toMatchObject({
       code: 'ERR_PEERLINE_INVALID',
       message: '/order/1: the request is not valid: count: must be whole',
@@ -104,7 +89,7 @@ describe.each([false, true])('a protocol with schemas that answer later: %s', (l
       code: 'ERR_PEERLINE_TOO_LARGE',
       executed: 'no',
     })
-    expect(onStream).not.toHaveBeenCalled()
+    expect(pair.onStream).not.toHaveBeenCalled()
   })
 
   it('tells an asker that its request is not valid, and the handler nothing', async () => {
@@ -239,7 +224,7 @@ describe('a protocol', () => {
   })
 
   it('refused by the other side is as for any request', async () => {
-    onStream = (stream) => stream.reset(StreamCode.DENIED)
+    pair.onStream = (stream) => stream.reset(StreamCode.DENIED)
     const protocol = defineProtocol({ name: '/a/1' })
     await expect(protocol.request(pair.a, 1)).rejects.toMatchObject({ code: 'ERR_PEERLINE_DENIED', executed: 'no' })
   })

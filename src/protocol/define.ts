@@ -11,6 +11,7 @@
  *   the handler never sees it. An answer that its handler's side finds invalid is a failed handler, without detail.
  */
 import { abortError, asPeerlineError, isPeerlineError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 import type { Session, Stream } from '../session/index.ts'
 import { Deadline } from './deadline.ts'
 import { Refusal, RequestError } from './failure.ts'
@@ -327,7 +328,7 @@ class Waiting extends Deadline {
     else if (signal?.aborted) this.#onAbort()
     else {
       this.arm(timeoutMs)
-      signal?.addEventListener('abort', this.#onAbort)
+      whenAborted(signal, this.#onAbort)
       return true
     }
     return false

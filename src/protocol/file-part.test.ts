@@ -1,20 +1,17 @@
-import { chmod, link, mkdtemp, readdir, readFile, rm, stat, symlink, writeFile } from 'node:fs/promises'
-import os from 'node:os'
+import { chmod, link, readdir, readFile, stat, symlink, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import fc from 'fast-check'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { temporaryDirectory } from '../temporary.compliance.ts'
 import { PartFile, partFileName, writeAll } from './file-part.ts'
 
 const IDENTITY = { from: 'someone', name: 'a.txt', size: 5, modified: 1 }
 
 let directory: string
 beforeEach(async () => {
-  directory = await mkdtemp(path.join(os.tmpdir(), 'peerline-part-'))
+  directory = await temporaryDirectory()
 })
-afterEach(async () => {
-  await chmod(directory, 0o700)
-  await rm(directory, { recursive: true })
-})
+afterEach(() => chmod(directory, 0o700))
 
 function openPart(): Promise<PartFile> {
   return PartFile.open(directory, IDENTITY, 'receiving a.txt')

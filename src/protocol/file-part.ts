@@ -15,6 +15,7 @@ import path from 'node:path'
 import { encodeCbor, toHex } from '../bytes/index.ts'
 import { PeerlineError } from '../errors.ts'
 import { ioError } from '../io-error.ts'
+import { syncDirectory } from '../whole-file.ts'
 import { numberedName } from './file-name.ts'
 
 /** Bytes, and pieces, that are gathered for one write: 16 full records. Another such batch is being written meanwhile. */
@@ -224,16 +225,6 @@ export async function writeAll(
     while (whole < left.length && bytesWritten >= left[whole]!.length) bytesWritten -= left[whole++]!.length
     left = left.slice(whole)
     if (bytesWritten > 0) left[0] = left[0]!.subarray(bytesWritten)
-  }
-}
-
-/** Makes a new name last; not every system lets a directory be opened. */
-async function syncDirectory(directory: string): Promise<void> {
-  try {
-    const handle = await open(directory, 'r')
-    await handle.sync().finally(() => handle.close())
-  } catch {
-    // The file itself is on disk.
   }
 }
 

@@ -8,6 +8,7 @@ import type { BigIntStats } from 'node:fs'
 import { constants, type FileHandle, open } from 'node:fs/promises'
 import path from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { Bucket } from '../bucket.ts'
 import { equalBytes, toHex } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
 import { ioError } from '../io-error.ts'
@@ -182,18 +183,18 @@ async function ofFile<T>(wire: FileWire, work: Promise<T>): Promise<T> {
 class Pace {
   /** Bytes of a piece: what a burst lets through at once. */
   readonly pieceBytes: number
-  readonly #bytesPerMs: number
-  #free = performance.now() - BURST_MS
+  readonly #bucket: Bucket
 
   constructor(bytesPerSecond: number) {
-    this.#bytesPerMs = bytesPerSecond / 1000
-    this.pieceBytes = Math.min(PIECE_BYTES, Math.max(1, Math.floor(this.#bytesPerMs * BURST_MS)))
+    const burst = (bytesPerSecond / 1_000) * BURST_MS
+    this.pieceBytes = Math.min(PIECE_BYTES, Math.max(1, Math.floor(burst)))
+    this.#bucket = new Bucket(bytesPerSecond, burst)
   }
 
   /** Waits until `bytes` may go. */
   async wait(bytes: number, signal: AbortSignal | undefined): Promise<void> {
-    const now = performance.now()
-    this.#free = Math.max(this.#free, now - BURST_MS) + bytes / this.#bytesPerMs
-    if (this.#free > now) await sleep(this.#free - now, undefined, signal === undefined ? {} : { signal })
+    this.#bucket.spend(bytes)
+    const ms = this.#bucket.msUntil(0)
+    if (ms > 0) await sleep(ms, undefined, signal === undefined ? {} : { signal })
   }
 }

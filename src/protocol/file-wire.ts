@@ -16,6 +16,7 @@
  */
 import { decodeCbor, encodeCbor, type Fields, fields } from '../bytes/index.ts'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 import { type Stream, StreamCode } from '../session/index.ts'
 import { Deadline } from './deadline.ts'
 import { failureOf, readFailure } from './failure.ts'
@@ -61,7 +62,7 @@ export class FileWire extends Deadline {
     this.#stream = stream
     this.#signal = signal
     if (signal?.aborted) this.#onAbort()
-    else signal?.addEventListener('abort', this.#onAbort)
+    else whenAborted(signal, this.#onAbort)
   }
 
   protected expired(): void {

@@ -1,7 +1,6 @@
 import { execFileSync } from 'node:child_process'
 import { createHash, randomBytes } from 'node:crypto'
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, utimes, writeFile } from 'node:fs/promises'
-import os from 'node:os'
+import { appendFile, mkdir, readdir, readFile, stat, truncate, utimes, writeFile } from 'node:fs/promises'
 import path from 'node:path'
 import fc from 'fast-check'
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
@@ -10,31 +9,27 @@ import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import type { Stream } from '../session/index.ts'
 import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
+import { temporaryDirectory, temporaryFile } from '../temporary.compliance.ts'
 import { type ReceivedFile, type ReceiveFileOptions, receiveFile } from './file-receive.ts'
 import { sendFile } from './file-send.ts'
 import { FILE_PROTOCOL } from './file-wire.ts'
 
 const from = Identity.generate().peerId
 
-let base: string
 let inbox: string
 let pair: SessionPair
 let receiving: Promise<ReceivedFile>
 let onStream: (stream: Stream) => void
 const unhandled = vi.fn()
 
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  base = await mkdtemp(path.join(os.tmpdir(), 'peerline-file-'))
-})
+beforeAll(() => void process.on('unhandledRejection', unhandled))
 beforeEach(async () => {
-  inbox = await mkdtemp(path.join(base, 'inbox-'))
+  inbox = await temporaryDirectory()
   receive()
   await connect()
 })
 afterEach(() => pair.close())
-afterAll(async () => {
-  await rm(base, { recursive: true })
+afterAll(() => {
   process.off('unhandledRejection', unhandled)
   expect(unhandled).not.toHaveBeenCalled()
 })
@@ -52,9 +47,9 @@ function receive(options: Partial<ReceiveFileOptions> = {}): void {
 }
 
 async function source(name: string, content: Uint8Array | string): Promise<string> {
-  const directory = await mkdtemp(path.join(base, 'source-'))
-  await writeFile(path.join(directory, name), content)
-  return path.join(directory, name)
+  const file = await temporaryFile(name)
+  await writeFile(file, content)
+  return file
 }
 
 function sha256(bytes: Uint8Array | string): string {
@@ -292,7 +287,7 @@ function canMount(): boolean {
 test.skipIf(!canMount())(
   'a full disk is told as such on both sides, and the transfer goes on when there is room',
   async ({ skip }) => {
-    const disk = await mkdtemp(path.join(base, 'disk-'))
+    const disk = await temporaryDirectory()
     try {
       execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=1300k', 'tmpfs', disk], { stdio: 'pipe' })
     } catch {

@@ -1,41 +1,26 @@
 import fc from 'fast-check'
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest'
+import { beforeEach, expect, test, vi } from 'vitest'
 import { Identity } from '../identity/index.ts'
-import { type Stream, StreamCode } from '../session/index.ts'
-import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
+import { StreamCode } from '../session/index.ts'
 import type { RequestHandler } from './handler-context.ts'
 import { type OneWayFailure, send } from './one-way.ts'
 import { request } from './request.ts'
 import { type ServeRequestOptions, serveRequest } from './serve-request.ts'
+import { useServedPair } from './served-pair.compliance.ts'
 
 const from = Identity.generate().peerId
 const BODY = new Uint8Array([1, 2, 3])
 
-let pair: SessionPair
-let onStream: (stream: Stream) => void
+const pair = useServedPair()
 let failures: OneWayFailure[]
-const unhandled = vi.fn()
 
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  pair = await sessionPair({ onStreamB: (stream) => onStream(stream) })
-})
 beforeEach(() => {
   failures = []
-})
-afterEach(async () => {
-  expect(pair.a.state).toBe('open')
-  await vi.waitFor(() => expect([pair.a.streams, pair.b.streams]).toEqual([0, 0]))
-})
-afterAll(async () => {
-  await pair.close()
-  process.off('unhandledRejection', unhandled)
-  expect(unhandled).not.toHaveBeenCalled()
 })
 
 function serve(handler: RequestHandler, options: Partial<ServeRequestOptions> = {}): void {
   const onFailure = (failure: OneWayFailure) => void failures.push(failure)
-  onStream = (stream) => serveRequest(stream, handler, { from, onFailure, ...options })
+  pair.onStream = (stream) => serveRequest(stream, handler, { from, onFailure, ...options })
 }
 
 /** A request after it is served after it. */
@@ -60,7 +45,7 @@ test('messages of every size arrive, in order, at the handler of their protocol'
 })
 
 test('it resolves when the session has it, whatever becomes of it there', async () => {
-  onStream = (stream) => stream.reset(StreamCode.NO_PROTOCOL)
+  pair.onStream = (stream) => stream.reset(StreamCode.NO_PROTOCOL)
   await send(pair.a, '/no/1', BODY)
   await vi.waitFor(() => expect(pair.a.streams).toBe(0))
   serve(() => new Promise(() => {}), { timeoutMs: 20 })
@@ -153,7 +138,7 @@ test('what cannot be sent says that nothing was executed', async () => {
 
 test('a body that nobody takes is given up in time, and by its signal', async () => {
   const large = new Uint8Array(1_000_000)
-  onStream = () => {}
+  pair.onStream = () => {}
   await expect(send(pair.a, '/x/1', large, { timeoutMs: 40 })).rejects.toMatchObject({
     code: 'ERR_PEERLINE_TIMEOUT',
     executed: 'unknown',

@@ -8,9 +8,9 @@
  *   never learns.
  * - Size, time and number are limited as for requests. What becomes of a message that fails is told to a hook alone.
  */
-import { setMaxListeners } from 'node:events'
 import { abortError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { whenAborted } from '../pause.ts'
 import { type Session, type Stream, StreamCode, type StreamSink } from '../session/index.ts'
 import { Collector } from './collector.ts'
 import { Deadline } from './deadline.ts'
@@ -84,9 +84,7 @@ class Sent extends Deadline implements StreamSink {
     this.#resolve = resolve
     this.#reject = reject
     this.arm(timeoutMs)
-    if (signal === undefined) return
-    setMaxListeners(0, signal)
-    signal.addEventListener('abort', this.#onAbort)
+    whenAborted(signal, this.#onAbort)
   }
 
   send(stream: Stream, body: Uint8Array): void {

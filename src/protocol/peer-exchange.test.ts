@@ -1,7 +1,8 @@
 import fc from 'fast-check'
-import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { decodeCbor, encodeCbor } from '../bytes/index.ts'
 import { isPeerlineError } from '../errors.ts'
+import { codeOf } from '../failure.compliance.ts'
 import {
   Identity,
   MAX_RECORD_BYTES,
@@ -10,11 +11,10 @@ import {
   type RecordContent,
   signRecord,
 } from '../identity/index.ts'
-import type { Stream } from '../session/index.ts'
-import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
 import { HandlerContext } from './handler-context.ts'
 import { PEERS_PROTOCOL, PeerExchange, registerRecord, requestPeers } from './peer-exchange.ts'
 import { type RequestHandler, serveRequest } from './serve-request.ts'
+import { useServedPair } from './served-pair.compliance.ts'
 
 const NOW = Date.now()
 const HOUR = 3_600_000
@@ -23,23 +23,9 @@ const DAY = 86_400_000
 const me = Identity.generate()
 const asker = Identity.generate().peerId
 
-let pair: SessionPair
-let onStream: (stream: Stream) => void
-const unhandled = vi.fn()
+const pair = useServedPair()
 
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  pair = await sessionPair({ onStreamB: (stream) => onStream(stream) })
-})
-afterEach(() => {
-  vi.restoreAllMocks()
-  expect([pair.a.state, pair.a.streams]).toEqual(['open', 0])
-})
-afterAll(async () => {
-  await pair.close()
-  process.off('unhandledRejection', unhandled)
-  expect(unhandled).not.toHaveBeenCalled()
-})
+afterEach(() => void vi.restoreAllMocks())
 
 function record(identity: Identity, content: Partial<RecordContent> = {}): Uint8Array {
   return signRecord(identity, { sequence: 1, expiresAt: NOW + HOUR, addresses: ['192.0.2.1:4400'], ...content })
@@ -47,7 +33,7 @@ function record(identity: Identity, content: Partial<RecordContent> = {}): Uint8
 
 /** An exchange that serves the session, and those that it lists. */
 function serve(exchange: PeerExchange, from: PeerId = asker): void {
-  onStream = (stream) => exchange.serve(stream, { from })
+  pair.onStream = (stream) => exchange.serve(stream, { from })
 }
 
 /** What an exchange answers to one peer. */
@@ -64,15 +50,6 @@ const register = (exchange: PeerExchange, identity: Identity, content: Partial<R
 function named(exchange: PeerExchange, from: PeerId = asker, request: object = { list: 64 }): PeerId[] {
   const { peers } = answer(exchange, from, request) as { peers: Uint8Array[] }
   return peers.map((bytes) => openRecord(bytes, { now: NOW }).peerId).sort()
-}
-
-function codeOf(work: () => unknown): string | undefined {
-  try {
-    work()
-    return undefined
-  } catch (error) {
-    return isPeerlineError(error) ? error.code : `another: ${error}`
-  }
 }
 
 const identities = (count: number) => Array.from({ length: count }, () => Identity.generate())
@@ -135,7 +112,7 @@ describe('over a session', () => {
   })
 
   test('what cannot be right is not sent', async () => {
-    onStream = () => expect.fail('it was sent')
+    pair.onStream = () => expect.fail('it was sent')
     for (const max of [0, 65, 1.5, Number.NaN]) {
       await expect(requestPeers(pair.a, { max })).rejects.toMatchObject({ code: 'ERR_PEERLINE_INVALID' })
     }
@@ -148,7 +125,7 @@ describe('over a session', () => {
   })
 
   test('a holder that does not answer is given up', async () => {
-    onStream = (stream) => serveRequest(stream, () => new Promise(() => {}), { from: asker })
+    pair.onStream = (stream) => serveRequest(stream, () => new Promise(() => {}), { from: asker })
     await expect(requestPeers(pair.a, { timeoutMs: 50 })).rejects.toMatchObject({ code: 'ERR_PEERLINE_TIMEOUT' })
     const controller = new AbortController()
     const asked = registerRecord(pair.a, record(me), { signal: controller.signal })
@@ -363,7 +340,7 @@ describe('the holder', () => {
 
 describe('a holder that lies', () => {
   function lie(handler: RequestHandler): void {
-    onStream = (stream) => serveRequest(stream, handler, { from: asker })
+    pair.onStream = (stream) => serveRequest(stream, handler, { from: asker })
   }
   const tell = (...peers: unknown[]) => lie(() => encodeCbor({ peers }))
 

@@ -16,7 +16,7 @@
  */
 import { randomInt } from 'node:crypto'
 import { decodeCbor, encodeCbor, equalBytes, type Fields, fields } from '../bytes/index.ts'
-import { isPeerlineError, PeerlineError } from '../errors.ts'
+import { invalid, isPeerlineError, PeerlineError } from '../errors.ts'
 import { MAX_RECORD_BYTES, openRecord, type PeerId, type PeerRecord } from '../identity/index.ts'
 import type { Session, Stream } from '../session/index.ts'
 import type { RequestHandler } from './handler-context.ts'
@@ -224,8 +224,4 @@ export async function registerRecord(
   const answer = await request(session, PEERS_PROTOCOL, asked, { ...options, maxResponseBytes: MAX_ANSWER_BYTES })
   const told = fields(decodeCbor(answer, { maxBytes: MAX_ANSWER_BYTES, maxDepth: 1 }), 'answer to a record')
   return told.integer('ms', { min: 1, max: MAX_LISTED_MS })
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

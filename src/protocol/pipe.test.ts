@@ -2,31 +2,17 @@ import { randomBytes } from 'node:crypto'
 import { PassThrough, Readable, Writable } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
-import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
-import type { Stream } from '../session/index.ts'
-import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
+import { sessionPair } from '../session/session-pair.compliance.ts'
 import { PIPE_PROTOCOL, pipeTo, type ServePipeOptions, servePipe } from './pipe.ts'
+import { useServedPair } from './served-pair.compliance.ts'
 
-let pair: SessionPair
-let onStream: (stream: Stream) => void
+const pair = useServedPair()
 let served: Promise<{ bytes: number }>
-const unhandled = vi.fn()
-
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  pair = await sessionPair({ onStreamB: (stream) => onStream(stream) })
-})
-afterAll(async () => {
-  expect(pair.a.state).toBe('open')
-  expect([pair.a.streams, pair.b.streams]).toEqual([0, 0])
-  await pair.close()
-  process.off('unhandledRejection', unhandled)
-  expect(unhandled).not.toHaveBeenCalled()
-})
 
 function serve(writable: Writable, options: ServePipeOptions = {}): void {
-  onStream = (stream) => {
+  pair.onStream = (stream) => {
     served = servePipe(stream, writable, options)
     served.catch(() => {})
   }
@@ -216,7 +202,7 @@ test('property: whatever a receiver does, the sender ends with a count or a type
       fc.constantFrom('end', 'reset'),
       fc.nat(300),
       async (bytes, last, code) => {
-        onStream = (stream) => {
+        pair.onStream = (stream) => {
           stream.write(bytes).catch(() => {})
           if (last === 'end') {
             stream.end().catch(() => {})

@@ -10,6 +10,7 @@
  */
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import { ioError } from '../io-error.ts'
+import { whenAborted } from '../pause.ts'
 import { type Session, type Stream, StreamCode } from '../session/index.ts'
 
 export const PIPE_PROTOCOL = '/peerline/pipe/1'
@@ -70,7 +71,7 @@ class Interrupt {
   constructor(signal: AbortSignal | undefined) {
     this.#signal = signal
     if (signal?.aborted) this.#onAbort()
-    else signal?.addEventListener('abort', this.#onAbort)
+    else whenAborted(signal, this.#onAbort)
   }
 
   /** Fails the present wait, and every later one. */

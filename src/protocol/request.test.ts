@@ -1,35 +1,24 @@
 import fc from 'fast-check'
-import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { encodeCbor } from '../bytes/index.ts'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
-import { type Stream, StreamCode } from '../session/index.ts'
-import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
+import { StreamCode } from '../session/index.ts'
+import { sessionPair } from '../session/session-pair.compliance.ts'
 import { type RequestContext, type RequestHandler, type ServeRequestOptions, serveRequest } from './index.ts'
 import { request } from './request.ts'
+import { useServedPair } from './served-pair.compliance.ts'
 
 const from = Identity.generate().peerId
 const BODY = new Uint8Array([1, 2, 3])
 
-let pair: SessionPair
-let onStream: (stream: Stream) => void
-const unhandled = vi.fn()
+/** Takes what comes. */
+const NOWHERE = { data: () => {}, end: () => {}, error: () => {} }
 
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  pair = await sessionPair({ onStreamB: (stream) => onStream(stream) })
-})
-afterEach(() => {
-  expect(pair.a.state).toBe('open')
-})
-afterAll(async () => {
-  await pair.close()
-  process.off('unhandledRejection', unhandled)
-  expect(unhandled).not.toHaveBeenCalled()
-})
+const pair = useServedPair()
 
 function serve(handler: RequestHandler, options: Partial<ServeRequestOptions> = {}): void {
-  onStream = (stream) => serveRequest(stream, handler, { from, ...options })
+  pair.onStream = (stream) => serveRequest(stream, handler, { from, ...options })
 }
 
 /** A handler that waits, and what became of it. */
@@ -108,7 +97,7 @@ function throwing(error: unknown): RequestHandler {
 test('a refusal is the error that its code says', async () => {
   const codes = { NO_PROTOCOL: 'NO_PROTOCOL', DENIED: 'DENIED', BUSY: 'BUSY', TOO_LARGE: 'TOO_LARGE', FAILED: 'REMOTE' }
   for (const [name, code] of Object.entries(codes)) {
-    onStream = (stream) => stream.reset(StreamCode[name as keyof typeof codes])
+    pair.onStream = (stream) => stream.reset(StreamCode[name as keyof typeof codes])
     await expect(request(pair.a, '/no/1', BODY)).rejects.toMatchObject({ code: `ERR_PEERLINE_${code}` })
   }
 })
@@ -227,7 +216,7 @@ test('requests that are asked and given up without end do not run any number of 
     running++
     return new Promise(() => {})
   }
-  onStream = (stream) => serveRequest(stream, never, { from: flooder, timeoutMs: 1_000 })
+  pair.onStream = (stream) => serveRequest(stream, never, { from: flooder, timeoutMs: 1_000 })
   for (let round = 1; round <= 4; round++) {
     const controller = new AbortController()
     const asked = Array.from({ length: 200 }, () =>
@@ -296,7 +285,8 @@ test('property: whatever is sent as an answer, the asker gets it or a typed erro
       fc.constantFrom('end', 'reset', 'cancel'),
       fc.nat(300),
       async (chunks, last, code) => {
-        onStream = (stream) => {
+        pair.onStream = (stream) => {
+          stream.pipeTo(NOWHERE)
           for (const chunk of chunks) stream.write(chunk).catch(() => {})
           if (last === 'end') stream.end().catch(() => {})
           else if (last === 'reset') stream.reset(code)
@@ -373,7 +363,7 @@ test('every failure says whether the handler may have run', async () => {
     ['CANCELLED', 'unknown'],
     ['TIMEOUT', 'unknown'],
   ] as const) {
-    onStream = (stream) => stream.reset(StreamCode[code])
+    pair.onStream = (stream) => stream.reset(StreamCode[code])
     await expect(ask(), code).rejects.toMatchObject({ executed })
   }
   serve((body) => body, { maxRequestBytes: 2 })
@@ -391,13 +381,16 @@ test('every failure says whether the handler may have run', async () => {
   serve(waiting().handler)
   await expect(ask({ timeoutMs: 30 })).rejects.toMatchObject({ code: 'ERR_PEERLINE_TIMEOUT', executed: 'unknown' })
   // As much as a peer of before tells.
-  onStream = (stream) => void stream.end(Buffer.concat([Buffer.of(1), encodeCbor({ code: 'X', message: 'x' })]))
+  pair.onStream = (stream) => {
+    stream.pipeTo(NOWHERE)
+    stream.end(Buffer.concat([Buffer.of(1), encodeCbor({ code: 'X', message: 'x' })])).catch(() => {})
+  }
   await expect(ask()).rejects.toMatchObject({ code: 'ERR_PEERLINE_REMOTE', executed: 'unknown' })
 })
 
 test('an answer that stops in the middle was given by a handler that ran', async () => {
-  onStream = (stream) => {
-    stream.pipeTo({ data: () => {}, end: () => {}, error: () => {} })
+  pair.onStream = (stream) => {
+    stream.pipeTo(NOWHERE)
     stream.write(Uint8Array.of(0, 1, 2)).catch(() => {})
   }
   await expect(request(pair.a, '/x/1', BODY, { timeoutMs: 50 })).rejects.toMatchObject({

@@ -17,9 +17,9 @@
  *   the way allocates a timer or a signal; see deadline.ts.
  * - Every failure says whether the handler may have run; see failure.ts.
  */
-import { setMaxListeners } from 'node:events'
 import { concatBytes } from '../bytes/index.ts'
 import { abortError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 import { type Session, type Stream, StreamCode, type StreamSink } from '../session/index.ts'
 import { Collector } from './collector.ts'
 import { Deadline } from './deadline.ts'
@@ -146,9 +146,7 @@ class Asked extends Deadline implements StreamSink {
     const { signal } = options
     if (signal === undefined) return
     this.#onAbort = () => this.#giveUp(abortError(signal, this.#protocol), StreamCode.CANCELLED)
-    // Any number of requests may share a signal: that is no leak to warn of.
-    setMaxListeners(0, signal)
-    signal.addEventListener('abort', this.#onAbort)
+    whenAborted(signal, this.#onAbort)
   }
 
   send(stream: Stream, body: Uint8Array): void {

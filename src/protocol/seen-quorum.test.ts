@@ -6,9 +6,10 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from 'vite
 import { encodeCbor } from '../bytes/index.ts'
 import type { LocalAddress, SocketAddress } from '../network/address.ts'
 import { networkOf } from '../network/address-quorum.ts'
+import { freePort } from '../network/free-port.compliance.ts'
 import { UdpSocket } from '../network/udp-socket.ts'
 import { MessageStream, type Stream, StreamCode } from '../session/index.ts'
-import { ASKER, freePort, type ObserverOptions, Observers, type TestObserver } from './observers.compliance.ts'
+import { ASKER, type ObserverOptions, Observers, type TestObserver } from './observers.compliance.ts'
 import { type AskQuorumOptions, askQuorum, type QuorumReport } from './seen-quorum.ts'
 
 const LIE = '127.6.6.6'
@@ -64,7 +65,7 @@ async function ask(of: readonly TestObserver[], options: Partial<AskQuorumOption
     signal: new AbortController().signal,
     local: LOCAL,
     udp,
-    tcpPort: await freePort(),
+    tcpPort: await freePort(ASKER),
     anyScope: true,
     networkOf: (host) => networkOf(host, { 4: 24, 6: 48 }),
     ...options,

@@ -1,11 +1,10 @@
 import { createHash } from 'node:crypto'
 import fc from 'fast-check'
-import { afterAll, afterEach, beforeAll, expect, test, vi } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { isPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
-import { type Stream, StreamCode } from '../session/index.ts'
+import { StreamCode } from '../session/index.ts'
 import { noise } from '../session/memory-path.compliance.ts'
-import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
 import { request } from './request.ts'
 import { tooManyRun } from './running.ts'
 import { serveRequest } from './serve-request.ts'
@@ -15,31 +14,16 @@ import {
   type StreamRequestHandler,
   serveStreamRequest,
 } from './serve-stream.ts'
+import { useServedPair } from './served-pair.compliance.ts'
 import { requestStream } from './stream-request.ts'
 
 const from = Identity.generate().peerId
 const BODY = new Uint8Array([1, 2, 3])
 
-let pair: SessionPair
-let onStream: (stream: Stream) => void
-const unhandled = vi.fn()
-
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  pair = await sessionPair({ onStreamB: (stream) => onStream(stream) })
-})
-afterEach(async () => {
-  expect(pair.a.state).toBe('open')
-  await vi.waitFor(() => expect([pair.a.streams, pair.b.streams]).toEqual([0, 0]))
-})
-afterAll(async () => {
-  await pair.close()
-  process.off('unhandledRejection', unhandled)
-  expect(unhandled).not.toHaveBeenCalled()
-})
+const pair = useServedPair()
 
 function serve(handler: StreamRequestHandler, options: Partial<ServeStreamOptions> = {}): void {
-  onStream = (stream) => serveStreamRequest(stream, handler, { from, ...options })
+  pair.onStream = (stream) => serveStreamRequest(stream, handler, { from, ...options })
 }
 
 async function all(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> {
@@ -113,7 +97,7 @@ test('bodies go there and come back as they come, however the handler gives them
 test('a side that streams and one that does not understand each other', async () => {
   serve(async (body) => all(body))
   expect(await request(pair.a, '/echo/1', BODY)).toEqual(BODY)
-  onStream = (stream) => serveRequest(stream, (body) => body, { from })
+  pair.onStream = (stream) => serveRequest(stream, (body) => body, { from })
   expect(await all(await requestStream(pair.a, '/echo/1', BODY))).toEqual(Buffer.from(BODY))
 })
 
@@ -258,7 +242,7 @@ test('a request that drips in is given up, however little it pauses at a time; s
   stream.reset()
 
   let dripping: ReturnType<typeof setInterval> | undefined
-  onStream = (served) => {
+  pair.onStream = (served) => {
     served.pipeTo({ data: () => {}, end: () => {}, error: () => {} })
     served.write(Uint8Array.of(0)).catch(() => {})
     dripping = setInterval(() => served.write(BODY.subarray(0, 1)).catch(() => clearInterval(dripping)), 40)
@@ -310,7 +294,7 @@ test('an answer that does not begin in time fails, counted from the end of the r
 
 test('refusals say that nothing was executed', async () => {
   for (const code of ['NO_PROTOCOL', 'DENIED', 'BUSY', 'TOO_LARGE'] as const) {
-    onStream = (stream) => stream.reset(StreamCode[code])
+    pair.onStream = (stream) => stream.reset(StreamCode[code])
     await expect(requestStream(pair.a, '/no/1', BODY)).rejects.toMatchObject({
       code: `ERR_PEERLINE_${code}`,
       executed: 'no',
@@ -346,7 +330,7 @@ test('property: whatever comes as an answer, the asker reads it or a typed error
       fc.array(fc.uint8Array({ minLength: 1, maxLength: 200 }), { maxLength: 5 }),
       fc.constantFrom('end', 'reset'),
       async (chunks, last) => {
-        onStream = (stream) => {
+        pair.onStream = (stream) => {
           stream.pipeTo({ data: () => {}, end: () => {}, error: () => {} })
           for (const chunk of chunks) stream.write(chunk).catch(() => {})
           if (last === 'end') stream.end().catch(() => {})

@@ -11,8 +11,8 @@
  * - Leaving the answer (`break`, `return`), the signal, and a body that fails all reset the stream, by which the handler
  *   learns of it. Whoever takes no more of the request may still answer it.
  */
-import { setMaxListeners } from 'node:events'
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 import { type Session, type Stream, StreamCode } from '../session/index.ts'
 import { BodyReader, BodyWriter, giveUp, letGo, MAX_STREAMED_BYTES } from './body-stream.ts'
 import { Collector } from './collector.ts'
@@ -95,9 +95,7 @@ class AskedStream extends Deadline implements AsyncIterableIterator<Uint8Array, 
     this.#resolve = resolve
     this.#reject = reject
     this.arm(this.#timeoutMs)
-    if (options.signal === undefined) return
-    setMaxListeners(0, options.signal)
-    options.signal.addEventListener('abort', this.#onAbort)
+    whenAborted(options.signal, this.#onAbort)
   }
 
   send(stream: Stream): void {

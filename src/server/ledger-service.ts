@@ -30,6 +30,7 @@ import {
   sayable,
 } from '../ledger/remote-wire.ts'
 import { type LeafSource, type PlacedEntry, signHead, type TreeHead } from '../ledger/tree-head.ts'
+import { within } from '../pause.ts'
 import type { Peer, StreamContext } from '../peer/index.ts'
 import { MessageStream, type Session, type Stream, StreamCode } from '../session/index.ts'
 import { type LedgerLimits, LedgerQuota } from './ledger-quota.ts'
@@ -315,17 +316,9 @@ export class LedgerService {
   }
 
   /** Does what is asked for, unless it takes too long, or nobody waits for it any more. */
-  async #soon<T>({ gone }: Asker, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const over = new AbortController()
-    const end = () => over.abort(new PeerlineError('ERR_PEERLINE_BUSY', 'the ledger is slow'))
-    const timer = setTimeout(end, WORK_MS)
-    gone.signal.addEventListener('abort', end)
-    try {
-      return await work(over.signal)
-    } finally {
-      clearTimeout(timer)
-      gone.signal.removeEventListener('abort', end)
-    }
+  #soon<T>({ gone }: Asker, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const late = new PeerlineError('ERR_PEERLINE_BUSY', 'the ledger is slow')
+    return within(WORK_MS, late, [gone.signal], work)
   }
 }
 

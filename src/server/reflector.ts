@@ -27,7 +27,7 @@
 
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram'
 import { isIP, type Socket } from 'node:net'
-import { asPeerlineError, PeerlineError } from '../errors.ts'
+import { asPeerlineError, invalid, PeerlineError } from '../errors.ts'
 import { type SocketAddress, scopeOf, sourceKey, toSocketAddress } from '../network/address.ts'
 import {
   type Change,
@@ -295,10 +295,6 @@ function isSpecific(host: string): boolean {
 
 function closed(): PeerlineError {
   return new PeerlineError('ERR_PEERLINE_CLOSED', 'the reflector is closed')
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }
 
 export interface ServeStunTcpOptions {

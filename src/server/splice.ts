@@ -3,6 +3,7 @@
  *
  * A pipe is not read while the other is full (back-pressure) or while it has been faster than its rate allows.
  */
+import { Bucket } from '../bucket.ts'
 import type { Pipe } from '../path/index.ts'
 
 /** Bytes that may come at once above the rate, at the least: a few reads of a socket. */
@@ -26,19 +27,14 @@ export interface SpliceOptions {
 class Flow {
   readonly #from: Pipe
   readonly #to: Pipe
-  readonly #rate: number
-  readonly #burst: number
-  #allowed: number
-  #at = performance.now()
+  readonly #bucket: Bucket
   #blocked = false
   #timer: ReturnType<typeof setTimeout> | undefined
 
   constructor(from: Pipe, to: Pipe, bytesPerSecond: number) {
     this.#from = from
     this.#to = to
-    this.#rate = bytesPerSecond
-    this.#burst = Math.max(bytesPerSecond / 4, MIN_BURST_BYTES)
-    this.#allowed = this.#burst
+    this.#bucket = new Bucket(bytesPerSecond, Math.max(bytesPerSecond / 4, MIN_BURST_BYTES))
   }
 
   pass(chunk: Uint8Array): void {
@@ -46,23 +42,19 @@ class Flow {
       this.#blocked = true
       this.#from.pause()
     }
-    if (this.#rate !== Number.POSITIVE_INFINITY) this.#pay(chunk.length)
+    this.#pay(chunk.length)
   }
 
   /** The chunk has gone; when it was more than the rate allows, the next one waits until it is paid for. */
   #pay(bytes: number): void {
-    const now = performance.now()
-    this.#allowed = Math.min(this.#burst, this.#allowed + ((now - this.#at) / 1000) * this.#rate) - bytes
-    this.#at = now
-    if (this.#allowed >= 0 || this.#timer !== undefined) return
+    this.#bucket.spend(bytes)
+    const ms = this.#bucket.msUntil(0)
+    if (ms === 0 || this.#timer !== undefined) return
     this.#from.pause()
-    this.#timer = setTimeout(
-      () => {
-        this.#timer = undefined
-        this.resume()
-      },
-      (-this.#allowed / this.#rate) * 1000,
-    )
+    this.#timer = setTimeout(() => {
+      this.#timer = undefined
+      this.resume()
+    }, ms)
   }
 
   drained(): void {

@@ -1,15 +1,15 @@
 /**
- * Bytes per second: a bucket that may be overdrawn, and a pacer that wakes who waits for it.
+ * Bytes per second: a bucket that may be overdrawn, and wakes who waits for it.
  *
  *     balance:  -debt ....... 0 ....... quantum ....... burst
  *                a debt is        pieces go from
  *                paid off first   here on                       + perSecond
  *
- * - What waits takes no more than there is: over t seconds it gets at most `burst + perSecond * t` bytes.
  * - What cannot wait, because it has come already or goes whole or not at all, may overdraw; all else waits for that.
  * - Pieces wait for a quantum, not for a byte: otherwise a slow rate would make of each byte a record.
- * - It costs two numbers; there is a timer only while somebody waits, and never one of less than a ms.
+ * - There is a timer only while somebody waits, and never one of less than a ms.
  */
+import { Bucket } from '../bucket.ts'
 import { PeerlineError } from '../errors.ts'
 
 export interface ByteRate {
@@ -28,40 +28,6 @@ const QUANTA_PER_SECOND = 50
 /** ms after which a long wait is looked at again: timers hold no more than 2^31. */
 const MAX_WAIT_MS = 60_000
 
-/** Grants bursts of `burst`, and `perSecond` in the long run. Any unit will do. */
-export class Bucket {
-  readonly #perMs: number
-  readonly #burst: number
-  #balance: number
-  #at = performance.now()
-
-  constructor({ perSecond, burst }: ByteRate) {
-    this.#perMs = perSecond / 1_000
-    this.#burst = burst
-    this.#balance = burst
-  }
-
-  /** What may be spent now; below 0 it is a debt. */
-  get balance(): number {
-    const now = performance.now()
-    if (now > this.#at) {
-      this.#balance = Math.min(this.#burst, this.#balance + (now - this.#at) * this.#perMs)
-      this.#at = now
-    }
-    return this.#balance
-  }
-
-  /** Takes `n`, be it into debt; below 0 gives them back. */
-  spend(n: number): void {
-    this.#balance = Math.min(this.#burst, this.balance - n)
-  }
-
-  /** ms until the balance is `level`, if nothing is spent meanwhile. */
-  msUntil(level: number): number {
-    return (level - this.balance) / this.#perMs
-  }
-}
-
 /** A bucket of bytes, and a timer for those who wait for it. */
 export class Pacer {
   readonly #bucket: Bucket
@@ -79,7 +45,7 @@ export class Pacer {
       if (Number.isSafeInteger(value) && value >= 1) continue
       throw new PeerlineError('ERR_PEERLINE_INVALID', `${name} must be a whole number >= 1, not ${value}`)
     }
-    this.#bucket = new Bucket(rate)
+    this.#bucket = new Bucket(rate.perSecond, rate.burst)
     this.#quantum = Math.min(rate.burst, MAX_QUANTUM_BYTES, Math.ceil(rate.perSecond / QUANTA_PER_SECOND))
     this.#wake = wake
   }
@@ -103,9 +69,7 @@ export class Pacer {
   /** Takes a few bytes past the quantum, unless somebody waits already: those come first. */
   take(bytes: number): boolean {
     if (bytes === 0) return true
-    if (this.waiting || bytes > this.#bucket.balance) return false
-    this.#bucket.spend(bytes)
-    return true
+    return !this.waiting && this.#bucket.take(bytes)
   }
 
   /** Takes bytes that cannot wait, be it into debt. */
@@ -121,7 +85,7 @@ export class Pacer {
   /** Has `wake` called when there is room. */
   wait(): void {
     if (this.waiting || this.#closed) return
-    const ms = Math.min(MAX_WAIT_MS, Math.max(1, Math.ceil(this.#bucket.msUntil(this.#quantum))))
+    const ms = Math.min(MAX_WAIT_MS, Math.max(1, this.#bucket.msUntil(this.#quantum)))
     this.#timer = setTimeout(() => {
       this.#timer = undefined
       this.#wake()

@@ -16,6 +16,7 @@
  * - After `end` the consumer still gets what was taken; when the consumer leaves, or the signal fires, it is let go.
  */
 import { abortError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 
 /** What a channel does when it is full. */
 export type ChannelPolicy = 'block' | 'drop-latest' | 'drop-oldest'
@@ -85,7 +86,7 @@ export class Channel<T> implements AsyncIterableIterator<T, undefined> {
     if (signal?.aborted) throw abortError(signal, 'the channel')
     this.#options = options
     this.#limits = checkLimits({ policy: 'block', capacity: DEFAULT_CAPACITY, maxBytes: Infinity }, options)
-    signal?.addEventListener('abort', this.#onAbort)
+    whenAborted(signal, this.#onAbort)
   }
 
   /** Values that wait for the consumer. */
@@ -356,7 +357,7 @@ function wait<V>(signal: AbortSignal | undefined, what: string, begin: (settle: 
       reject(abortError(signal!, what))
     }
     const done = () => signal?.removeEventListener('abort', onAbort)
-    signal?.addEventListener('abort', onAbort, { once: true })
+    whenAborted(signal, onAbort)
     const undo = begin({
       resolve: (value) => {
         done()

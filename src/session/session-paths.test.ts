@@ -174,6 +174,26 @@ describe('the path in use', () => {
     expect(world.changes[0]).toEqual([{ from: 'tcp', to: 'relay', reason: 'lost' }])
   })
 
+  it('is wanted until one is proven: what merely opened may come to nothing', async () => {
+    const wanted = () => world.sessions.map(({ needsPath }) => needsPath)
+    const tcp = await openWorld()
+    expect(wanted()).toEqual([false, false])
+    tcp.cut()
+    const relay = world.connect('relay')
+    relay.held[0] = true
+    await world.pass(1_000)
+    expect(world.sessions.map(({ pathInfo }) => pathInfo.map(({ stage }) => stage))).toEqual([
+      ['attaching'],
+      ['unproven'],
+    ])
+    expect(wanted()).toEqual([true, true])
+    relay.cut()
+    expect(wanted()).toEqual([true, true])
+    world.connect('tcp')
+    await world.run(() => world.sessions.every(({ state }) => state === 'open'))
+    expect(wanted()).toEqual([false, false])
+  })
+
   it('carries data in its first flight, before anything is proven', async () => {
     const got: Uint8Array[] = []
     world = new World({ onStream: (stream) => readAll(stream).then((bytes) => got.push(bytes)) })

@@ -14,6 +14,7 @@ import { toHex } from '../bytes/index.ts'
 import { abortError, type ErrorCode, isErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Path, PathKind } from '../path/index.ts'
+import { whenAborted } from '../pause.ts'
 import { Pacer } from './byte-rate.ts'
 import { Datagrams } from './datagrams.ts'
 import { TypedEventTarget } from './events.ts'
@@ -193,9 +194,13 @@ export class Session extends TypedEventTarget<SessionEvents> {
     return this.#state
   }
 
-  /** @internal True while nothing answers on any path, or there is none: another one is wanted. */
+  /**
+   * @internal True while nothing answers on any path, or none is left: another one is wanted. One that has come since counts
+   * when it is proven, for what opens may come to nothing.
+   */
   get needsPath(): boolean {
-    return this.#state !== 'closed' && this.#state !== 'connecting' && (this.#paths.size === 0 || this.#paths.trouble)
+    if (this.#state === 'closed' || this.#state === 'connecting') return false
+    return this.#pathlessTimer !== undefined || this.#paths.trouble
   }
 
   /** Resolves when the session has ended. */
@@ -275,7 +280,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
       this.addEventListener('open', onOpen)
       this.addEventListener('reconnected', onOpen)
       this.addEventListener('close', onClose)
-      signal?.addEventListener('abort', onAbort)
+      whenAborted(signal, onAbort)
     })
   }
 
@@ -584,7 +589,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
         resolve()
       }
       const timer = setTimeout(done, ms)
-      signal?.addEventListener('abort', done)
+      whenAborted(signal, done)
       this.#onDrained = done
     })
   }

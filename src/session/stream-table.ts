@@ -9,8 +9,10 @@
  * - A stream that was given up makes room for the next at once, while what it set off here may go on: so a bound on those
  *   that are open bounds nothing for who opens and gives up. {@link GIVEN_UP} does.
  */
+import { Bucket } from '../bucket.ts'
 import { abortError, PeerlineError } from '../errors.ts'
-import { Bucket, type Pacer } from './byte-rate.ts'
+import { whenAborted } from '../pause.ts'
+import type { Pacer } from './byte-rate.ts'
 import { StreamCode } from './codes.ts'
 import { checkProtocol, type FrameWriter } from './frame.ts'
 import type { Inflow } from './inflow.ts'
@@ -67,7 +69,7 @@ export class StreamTable implements StreamHost, PieceSource {
   #budget = WINDOW_BUDGET_BYTES
   readonly #memory: Allowance
   #held = 0
-  readonly #mayGiveUp = new Bucket(GIVEN_UP)
+  readonly #mayGiveUp = new Bucket(GIVEN_UP.perSecond, GIVEN_UP.burst)
   #waiting: { resolve: () => void; reject: (error: PeerlineError) => void }[] = []
   #ended: PeerlineError | undefined
 
@@ -117,7 +119,7 @@ export class StreamTable implements StreamHost, PieceSource {
         entry.reject(abortError(signal!, `opening ${protocol}`))
       }
       this.#waiting.push(entry)
-      signal?.addEventListener('abort', onAbort)
+      whenAborted(signal, onAbort)
     })
   }
 

@@ -10,6 +10,7 @@
  * - `write` resolves when its bytes may be reused by the caller: they were sealed, or copied when few.
  */
 import { abortError, PeerlineError } from '../errors.ts'
+import { whenAborted } from '../pause.ts'
 import { StreamCode, streamError } from './codes.ts'
 
 /** Bytes of credit a new stream has at once: fills 20 Mbit/s at 100 ms without waiting for a first grant. */
@@ -174,7 +175,7 @@ export class Stream implements AsyncIterableIterator<Uint8Array, undefined> {
   async #abortable(written: Promise<void>, signal: AbortSignal): Promise<void> {
     const onAbort = () => this.#fail(abortError(signal, `writing to ${this.protocol}`), StreamCode.CANCELLED)
     if (signal.aborted) onAbort()
-    else signal.addEventListener('abort', onAbort)
+    else whenAborted(signal, onAbort)
     try {
       await written
     } finally {

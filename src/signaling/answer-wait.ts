@@ -1,6 +1,7 @@
 /** The wait for the answer to an offer, which is the same at every medium. */
 import { abortError, asPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { whenAborted } from '../pause.ts'
 import type { ExchangeOptions } from './signaling.ts'
 
 /** One wait, as its medium sees it. When it is over, nothing that is said to it has any effect. */
@@ -60,7 +61,7 @@ export function awaitAnswer(
     const onLate = () =>
       wait.fail(late?.() ?? new PeerlineError('ERR_PEERLINE_TIMEOUT', `${to} does not answer the offer`))
     const timer = setTimeout(onLate, ms)
-    signal.addEventListener('abort', onAbort)
+    whenAborted(signal, onAbort)
     try {
       leave = begin(wait)
       // It may be over before all has begun.

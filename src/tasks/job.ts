@@ -11,10 +11,10 @@
  * It is settled once. The result is a value and never rejects, so nobody has to look at it.
  */
 import { randomBytes } from 'node:crypto'
-import { setMaxListeners } from 'node:events'
 import { toHex } from '../bytes/index.ts'
 import type { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
+import { whenAborted } from '../pause.ts'
 import type { Run } from './run.ts'
 import type { KnownTask, Task } from './task.ts'
 
@@ -108,8 +108,7 @@ export class Job<T extends Task = KnownTask> {
 
   /** Calls `then` when the signal fires, unless the task is settled by then. */
   listen(signal: AbortSignal, then: () => void): void {
-    setMaxListeners(0, signal) // many tasks may have the same
-    signal.addEventListener('abort', then, { once: true })
+    whenAborted(signal, then)
     this.#unlisten = () => signal.removeEventListener('abort', then)
   }
 

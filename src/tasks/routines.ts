@@ -15,7 +15,7 @@
  *
  * Limits: 256 routines; intervals from 10 ms to a week.
  */
-import { PeerlineError } from '../errors.ts'
+import { invalid, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { after, checkWhole, MAX_TIMER_MS, type Outcome, Run } from './run.ts'
 
@@ -339,8 +339,4 @@ function stateOf({ timer, run }: Routine): RoutineState {
 
 function checkInterval(ms: number): number {
   return checkWhole(ms, 'intervalMs', MIN_INTERVAL_MS, MAX_INTERVAL_MS)
-}
-
-function invalid(message: string): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message)
 }

@@ -1,10 +1,8 @@
 /** Which nodes a peer comes in by, what they may do to it, and where others are told that it is. */
 import { once as onceOf } from 'node:events'
-import { mkdtemp, rm } from 'node:fs/promises'
 import http from 'node:http'
 import type { AddressInfo } from 'node:net'
-import { networkInterfaces, tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { networkInterfaces } from 'node:os'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { encodeCbor } from '../../src/bytes/index.ts'
 import {
@@ -19,18 +17,13 @@ import {
   type Store,
   signRecord,
 } from '../../src/index.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
 import { outcomeOf } from './policy-rows.ts'
 import { once, startPeer, startServer, startWorld } from './world.ts'
 
 const code = (text: string) => expect.objectContaining({ code: text })
 const BODY = new TextEncoder().encode('hello')
 const SETTINGS = { kind: 'update-settings', settings: { size: 1 } } as const
-
-async function tempFile(): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'peerline-bootstrap-'))
-  onTestFinished(() => rm(directory, { recursive: true }))
-  return join(directory, 'state.json')
-}
 
 /** What keeps this process alive, besides what the test runner has. */
 const handles = (): string[] => process.getActiveResourcesInfo().sort()
@@ -130,7 +123,7 @@ describe('the first authority is the only one', () => {
   })
 
   test.each(['both', 'the other alone'])('after a restart as well, that names %s', async (named) => {
-    const file = await tempFile()
+    const file = await temporaryFile('state.json')
     const [one, other] = [await startPeer(), await startPeer()]
     const identity = Identity.generate()
     const { peer, obeys } = await startObedient([one, other], { identity, store: new FileStore(file) })

@@ -6,7 +6,8 @@ import { describe, expect, test } from 'vitest'
 import { Identity, type Peer, type PeerOptions } from '../../src/index.ts'
 import { freePort } from '../../src/network/free-port.compliance.ts'
 import type { Session } from '../../src/session/index.ts'
-import { identityFile, ServerProcess } from './server-process.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
+import { ServerProcess } from './server-process.ts'
 import { once, portOf, startPeer, startServer } from './world.ts'
 
 const BODY = new TextEncoder().encode('hello')
@@ -61,7 +62,7 @@ async function transfer(session: Session, to: Peer, midway: () => Promise<void>)
 
 describe('with two servers', () => {
   test('one is killed: peers dial through the other, and use the first again when it is back', async () => {
-    const identity = await identityFile()
+    const identity = await temporaryFile('server.key')
     const killed = new ServerProcess(`127.0.0.1:${await freePort()}`, identity)
     const url = await killed.url()
     const other = await startServer()
@@ -83,7 +84,7 @@ describe('with two servers', () => {
   })
 
   test('one is killed in the middle of a dial: the answer comes by the other', async () => {
-    const killed = new ServerProcess('127.0.0.1:0', await identityFile())
+    const killed = new ServerProcess('127.0.0.1:0', await temporaryFile('server.key'))
     const urls = [await killed.url(), (await startServer()).url]
     let approve = (_yes: boolean) => {}
     let tell = () => {}
@@ -109,7 +110,7 @@ describe('with two servers', () => {
   })
 
   test('one hangs: a dial does not wait for it', async () => {
-    const hanging = new ServerProcess('127.0.0.1:0', await identityFile())
+    const hanging = new ServerProcess('127.0.0.1:0', await temporaryFile('server.key'))
     const url = await hanging.url()
     const other = await startServer()
     const [a, b] = await Promise.all([startHidden([url, other.url]), startHidden([url, other.url])])

@@ -6,7 +6,8 @@ import { readFileSync } from 'node:fs'
 import { expect, onTestFinished, test } from 'vitest'
 import { Peer } from '../../src/index.ts'
 import { freePort } from '../../src/network/free-port.compliance.ts'
-import { identityFile, ServerProcess } from './server-process.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
+import { ServerProcess } from './server-process.ts'
 import { portOf } from './world.ts'
 
 const PEERS = 500
@@ -52,7 +53,7 @@ function picture(times: readonly number[]): string {
 }
 
 test('a server that dies has 500 peers back within 5 s of its new start, and never a third of them in 200 ms', async () => {
-  const identity = await identityFile()
+  const identity = await temporaryFile('server.key')
   const first = new ServerProcess(`127.0.0.1:${await freePort()}`, identity)
   const url = await first.url()
 

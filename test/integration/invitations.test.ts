@@ -1,11 +1,10 @@
 /**
  * Invitations, from the secret to the session: by signaling, by a direct dial, once, and not for whoever is shut out.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import path from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { FileStore, Identity, Peer, type PeerOptions } from '../../src/index.ts'
+import { temporaryDirectory } from '../../src/temporary.compliance.ts'
 import { startPeer, startServer } from './world.ts'
 
 const BODY = new TextEncoder().encode('hello')
@@ -67,8 +66,7 @@ describe.each([
 })
 
 test('that it was used is kept before anybody is let in', async () => {
-  const directory = await mkdtemp(path.join(tmpdir(), 'invitations-'))
-  onTestFinished(() => rm(directory, { recursive: true }))
+  const directory = await temporaryDirectory()
   const store = path.join(directory, 'store.json')
   const identity = Identity.generate()
   const host = await Peer.create({ identity, listen: ['127.0.0.1:0'], store: new FileStore(store) })

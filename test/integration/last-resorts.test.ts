@@ -1,8 +1,10 @@
 /**
  * Peers that met once, and what they find each other by when what they met by is gone.
  */
-import { describe, expect, test } from 'vitest'
-import { Identity, type Peer, type PeerOptions } from '../../src/index.ts'
+import { once as onceOf } from 'node:events'
+import net from 'node:net'
+import { describe, expect, onTestFinished, test } from 'vitest'
+import { Identity, openRecord, type Peer, type PeerOptions, signRecord } from '../../src/index.ts'
 import { freePort } from '../../src/network/free-port.compliance.ts'
 import { once, startPeer, startServer } from './world.ts'
 
@@ -59,7 +61,35 @@ describe('a rendezvous of the other side', () => {
     expect(a.known.rendezvousOf(b)).toHaveLength(1)
     await expect(a.connect(b)).rejects.toMatchObject({ code: 'ERR_PEERLINE_NO_ADDRESS' })
   })
+
+  test('at a banned address is not visited', async () => {
+    const theirs = await startServer()
+    const a = await startEcho()
+    const b = Identity.generate().peerId
+    a.bans.ban('127.0.0.0/8')
+    a.known.learnRendezvous(b, [theirs.url])
+    await expect(a.connect(b)).rejects.toMatchObject({ code: 'ERR_PEERLINE_DENIED' })
+    expect(theirs.peer.sessions).toEqual([])
+  })
 })
+
+test.each(['127.0.0.1', 'localhost'])(
+  'a record that names %s does not have us talk to our own machine',
+  async (host) => {
+    const service = net.createServer((socket) => socket.destroy()).listen(0, '127.0.0.1')
+    onTestFinished(() => void service.close())
+    await onceOf(service, 'listening')
+    let came = 0
+    service.on('connection', () => came++)
+    const { port } = service.address() as net.AddressInfo
+    const a = await startEcho({ listen: [], udp: false })
+    const b = Identity.generate()
+    const content = { sequence: 1, expiresAt: Date.now() + 60_000, addresses: [`${host}:${port}`] }
+    a.known.learnRecord(openRecord(signRecord(b, content)))
+    await expect(a.connect(b.peerId)).rejects.toMatchObject({ code: 'ERR_PEERLINE_UNREACHABLE' })
+    expect(came).toBe(0)
+  },
+)
 
 describe('peers of the address book', () => {
   test('are connected to, and introduce us, when nothing else finds a peer', async () => {

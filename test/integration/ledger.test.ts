@@ -1,9 +1,7 @@
 /**
  * A ledger that a server offers to peers: kept in a file, served over sessions, and not to be changed unnoticed.
  */
-import { copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
+import { copyFile, writeFile } from 'node:fs/promises'
 import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { Identity, type Peer } from '../../src/index.ts'
 import { Kind, type Message, sealMessage } from '../../src/ledger/envelope.ts'
@@ -14,18 +12,13 @@ import { RemoteLedger } from '../../src/ledger/remote.ts'
 import { TopicReader } from '../../src/ledger/topic-reader.ts'
 import { compareHeads, hashEntry } from '../../src/ledger/tree-head.ts'
 import { Server } from '../../src/server/index.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
 import { portOf, startPeer, startServer } from './world.ts'
 
 const signal = AbortSignal.timeout(120_000)
 const code = (text: string) => expect.objectContaining({ name: 'PeerlineError', code: text })
 const bytes = (text: string) => new TextEncoder().encode(text)
 const text = ({ message }: Entry) => new TextDecoder().decode(message)
-
-async function newFile(): Promise<string> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'peerline-ledger-'))
-  onTestFinished(() => rm(directory, { recursive: true, force: true }))
-  return path.join(directory, 'ledger')
-}
 
 /** A ledger as `peer` has it of `server`. */
 async function open(peer: Peer, server: Server, head?: Uint8Array): Promise<RemoteLedger> {
@@ -38,7 +31,7 @@ async function open(peer: Peer, server: Server, head?: Uint8Array): Promise<Remo
 
 describe('a server with a ledger', () => {
   test('keeps what peers write, for all of them, and after a restart', async () => {
-    const [file, identity] = [await newFile(), Identity.generate()]
+    const [file, identity] = [await temporaryFile('ledger'), Identity.generate()]
     const server = await startServer({ ledger: file, identity })
     const [a, b] = [await startPeer(), await startPeer()]
     const [byA, byB] = [await open(a, server), await open(b, server)]
@@ -70,7 +63,7 @@ describe('a server with a ledger', () => {
   })
 
   test('does not close a ledger that it was given, and has none when that is not wanted', async () => {
-    const log = await LogLedger.open(await newFile())
+    const log = await LogLedger.open(await temporaryFile('ledger'))
     onTestFinished(() => log.close())
     const [server, without] = [await startServer({ ledger: log }), await startServer()]
     const peer = await startPeer()
@@ -87,13 +80,13 @@ describe('a server with a ledger', () => {
   })
 
   test('does not start with a file that is no ledger, and leaves nothing behind', async () => {
-    const file = await newFile()
+    const file = await temporaryFile('ledger')
     await writeFile(
       file,
       'this is something else, and longer than the header of a ledger is: it has eighty-eight bytes',
     )
     await expect(Server.create({ listen: '127.0.0.1:0', ledger: file })).rejects.toEqual(code('ERR_PEERLINE_LEDGER'))
-    const [good, port] = [await newFile(), portOf((await startServer()).url)]
+    const [good, port] = [await temporaryFile('ledger'), portOf((await startServer()).url)]
     const close = vi.spyOn(LogLedger.prototype, 'close')
     onTestFinished(() => close.mockRestore())
     await expect(Server.create({ listen: `127.0.0.1:${port}`, ledger: good })).rejects.toEqual(
@@ -103,7 +96,7 @@ describe('a server with a ledger', () => {
   })
 
   test('that comes back with a backup of its ledger is caught by who was there, once it has as much again', async () => {
-    const [file, identity] = [await newFile(), Identity.generate()]
+    const [file, identity] = [await temporaryFile('ledger'), Identity.generate()]
     const backup = `${file}.backup`
     let server = await startServer({ ledger: file, identity })
     const [a, b] = [await startPeer(), await startPeer()]
@@ -132,7 +125,7 @@ describe('a server with a ledger', () => {
   })
 
   test('carries signed messages to a reader that outlives it, each once and in order', async () => {
-    const [file, identity] = [await newFile(), Identity.generate()]
+    const [file, identity] = [await temporaryFile('ledger'), Identity.generate()]
     let server = await startServer({ ledger: file, identity })
     const listen = `127.0.0.1:${portOf(server.url)}`
     const [writer, reader] = [await startPeer(), await startPeer()]

@@ -1,27 +1,21 @@
 /** What a peer remembers from one start to the next, and what it never learns. */
-import { chmod, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
+import { chmod, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { FileStore } from '../../src/discovery/index.ts'
 import { type FirewallOptions, Identity, Peer } from '../../src/index.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
 import { outcomeOf } from './policy-rows.ts'
 import { once, startPeer, startWorld } from './world.ts'
 
 const EMPTY = new Uint8Array(0)
 const DENIED = 'ERR_PEERLINE_DENIED'
 
-async function file(): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'peerline-memory-'))
-  onTestFinished(() => rm(directory, { recursive: true, force: true }))
-  return join(directory, 'state.json')
-}
-
 const dial = (a: Peer, b: Peer) => a.connect(b.id, { addresses: b.addresses })
 
 describe('with a store', () => {
   test('rules, groups, bans, known peers and what the owner answered survive a restart; the options do not', async () => {
-    const path = await file()
+    const path = await temporaryFile('state.json')
     const identity = Identity.generate()
     const [friend, stranger, banned, nobody] = await Promise.all([startPeer(), startPeer(), startPeer(), startPeer()])
     const start = (firewall: FirewallOptions) => startPeer({ identity, store: new FileStore(path), firewall })
@@ -82,7 +76,7 @@ describe('with a store', () => {
   })
 
   test('a damaged file is set aside, told, and kept; the peer begins empty, and saves again', async () => {
-    const path = await file()
+    const path = await temporaryFile('state.json')
     await writeFile(path, '{"version":1,"rules":', { mode: 0o600 })
     const store = () => ({ store: new FileStore(path) })
     const first = await startPeer(store())
@@ -96,7 +90,7 @@ describe('with a store', () => {
   })
 
   test('of a damaged section the others are kept', async () => {
-    const path = await file()
+    const path = await temporaryFile('state.json')
     const target = Identity.generate().peerId
     const state = { version: 1, bans: [{ target, since: 1 }], rules: { version: 1, rules: 'all' } }
     await writeFile(path, JSON.stringify(state), { mode: 0o600 })
@@ -106,11 +100,11 @@ describe('with a store', () => {
   })
 
   test('what a later version has written, or others may write, is left alone, and nothing begins', async () => {
-    const path = await file()
+    const path = await temporaryFile('state.json')
     await writeFile(path, '{"version":2}', { mode: 0o600 })
     expect(await outcomeOf(startPeer({ store: new FileStore(path) }))).toBe('ERR_PEERLINE_VERSION')
     expect(await readFile(path, 'utf8')).toBe('{"version":2}')
-    const open = await file()
+    const open = await temporaryFile('state.json')
     await writeFile(open, '{"version":1}')
     await chmod(open, 0o666)
     expect(await outcomeOf(startPeer({ store: new FileStore(open) }))).toBe('ERR_PEERLINE_FILE')
@@ -135,7 +129,7 @@ describe('with a store', () => {
   })
 
   test('a ban with a time is over after a restart as well, and a file is all that is left', async () => {
-    const path = await file()
+    const path = await temporaryFile('state.json')
     const a = await startPeer()
     const first = await startPeer({ store: new FileStore(path) })
     const until = Date.now() + 250

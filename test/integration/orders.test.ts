@@ -1,8 +1,6 @@
 /** Orders of authorities, over real sessions: what is done, what is refused, and what is never looked at. */
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { readFile, writeFile } from 'node:fs/promises'
+import { describe, expect, test } from 'vitest'
 import { decodeCbor, encodeCbor } from '../../src/bytes/index.ts'
 import {
   FileStore,
@@ -15,6 +13,7 @@ import {
 } from '../../src/index.ts'
 import { signOrder } from '../../src/policy/order.ts'
 import { encodeTask } from '../../src/tasks/index.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
 import { outcomeOf } from './policy-rows.ts'
 import { bytes, plain, startCompany, TASK_ROWS } from './task-rows.ts'
 import { once, startPeer, startServer } from './world.ts'
@@ -22,12 +21,6 @@ import { once, startPeer, startServer } from './world.ts'
 const ORDER = '/peerline/order/1'
 const code = (text: string) => expect.objectContaining({ code: text })
 const SETTINGS = { kind: 'update-settings', settings: { size: 1 } } as const
-
-async function tempFile(): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'peerline-orders-'))
-  onTestFinished(() => rm(directory, { recursive: true }))
-  return join(directory, 'state.json')
-}
 
 /** A peer, its authority, and what was brought to it. */
 async function startRule(options: PeerOptions = {}) {
@@ -205,7 +198,7 @@ describe('an order is refused', () => {
   })
 
   test('that was taken before a restart: it is on the disk before it is begun', async () => {
-    const file = await tempFile()
+    const file = await temporaryFile('state.json')
     const saved: string[] = []
     const { authority, peer } = await startRule({
       store: new FileStore(file),
@@ -296,7 +289,7 @@ describe('who is an authority', () => {
   })
 
   test('is known, though what was kept of it is damaged', async () => {
-    const file = await tempFile()
+    const file = await temporaryFile('state.json')
     const authorities = { version: 1, authorities: [], named: ['nobody'] }
     await writeFile(file, JSON.stringify({ version: 1, authorities }), { mode: 0o600 })
     const { authority, peer } = await startRule({ store: new FileStore(file) })
@@ -316,7 +309,7 @@ describe('who is an authority', () => {
   })
 
   test('is said by the options at each start; who was named at run time is kept', async () => {
-    const file = await tempFile()
+    const file = await temporaryFile('state.json')
     const [one, other, late] = [await startPeer(), await startPeer(), await startPeer()]
     const identity = Identity.generate()
     const start = (...authorities: string[]) =>

@@ -2,9 +2,6 @@
  * A server in a process of its own: it can be killed or stopped like one, and takes no turns with its peers.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import path from 'node:path'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
@@ -73,11 +70,4 @@ export class ServerProcess {
     this.child.kill('SIGKILL')
     await gone
   }
-}
-
-/** A place for the identity of a server, which goes with the test. */
-export async function identityFile(): Promise<string> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'peerline-server-'))
-  onTestFinished(() => rm(directory, { recursive: true, force: true }))
-  return path.join(directory, 'server.key')
 }

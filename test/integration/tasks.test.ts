@@ -1,10 +1,8 @@
 /** What a peer does on the network for itself: tasks, routines, and the name that it goes by. */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import { FileStore, Identity, type Peer, type RoutineStatus, type TaskResult } from '../../src/index.ts'
 import type { IdentifierPolicy } from '../../src/policy/identifier-policy.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
 import { outcomeOf } from './policy-rows.ts'
 import { bytes, plain, startCompany, TASK_ROWS } from './task-rows.ts'
 import { once, startPeer } from './world.ts'
@@ -19,9 +17,8 @@ async function done({ tasks }: Peer, task: Parameters<Peer['tasks']['add']>[0], 
 }
 
 async function tempStore(): Promise<() => FileStore> {
-  const directory = await mkdtemp(join(tmpdir(), 'peerline-tasks-'))
-  onTestFinished(() => rm(directory, { recursive: true }))
-  return () => new FileStore(join(directory, 'state.json'))
+  const file = await temporaryFile('state.json')
+  return () => new FileStore(file)
 }
 
 describe('a task', () => {

@@ -1,8 +1,5 @@
 /** Whom a peer trusts of those that come to it, with real sessions. */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { describe, expect, onTestFinished, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 import {
   type Arrival,
   allOf,
@@ -19,6 +16,7 @@ import {
   type TrustOptions,
   vouchedBy,
 } from '../../src/index.ts'
+import { temporaryFile } from '../../src/temporary.compliance.ts'
 import { outcomeOf } from './policy-rows.ts'
 import { once, readAll, startPeer, startServer } from './world.ts'
 
@@ -54,12 +52,6 @@ function expectNothingOf(peer: Peer, owner: Peer): void {
 /** Resolves when nobody has a session or waits for one any more. */
 async function empty(peer: Peer): Promise<void> {
   while (peer.sessions.length > 0) await once(peer, 'sessionEnd')
-}
-
-async function tempFile(): Promise<string> {
-  const directory = await mkdtemp(join(tmpdir(), 'peerline-trust-'))
-  onTestFinished(() => rm(directory, { recursive: true }))
-  return join(directory, 'state.json')
 }
 
 describe('who is let in and not trusted', () => {
@@ -593,7 +585,7 @@ describe('who is trusted no longer', () => {
 
 describe('after a restart', () => {
   test('who was trusted is, without another handshake', async () => {
-    const file = await tempFile()
+    const file = await temporaryFile('state.json')
     let runs = 0
     const trust = { handshake: () => ++runs > 0 }
     const { owner, trust: before } = await startOwner(trust, { store: new FileStore(file) })
