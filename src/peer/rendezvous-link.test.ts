@@ -428,6 +428,24 @@ describe('who hurries while the link is online', () => {
     await rig.told('online', 'online', 'offline')
   })
 
+  test('counts what it replaces as time that the server has held', async () => {
+    vi.mocked(Math.random).mockReturnValue(0.999)
+    const [before, after] = [new Place(), new Place()]
+    before.intercept = silent()
+    const rig = new Rig('refused')
+    await rig.told('offline')
+    rig.outcome = before
+    await rig.told('offline', 'online')
+    const real = performance.now.bind(performance)
+    vi.spyOn(performance, 'now').mockImplementation(() => real() + 10_000)
+    rig.outcome = after
+    rig.link.hurry()
+    await rig.told('offline', 'online', 'online')
+    after.pairs[0]!.b.abort(OVER)
+    await rig.told('offline', 'online', 'online', 'offline')
+    expect(rig.waits.at(-1)).toBeLessThan(1_000)
+  })
+
   test('keeps the old one when that answers first', async () => {
     const place = new Place()
     const messages: MessageStream[] = []

@@ -228,7 +228,8 @@ export class RendezvousLink {
     this.#stopTimers()
     this.#endAttempts()
     this.#online = connection
-    this.#onlineAt = performance.now()
+    // Replaced: it was never offline in between.
+    if (before === undefined) this.#onlineAt = performance.now()
     this.#moving = false
     session.addEventListener('close', ({ detail }) => {
       if (this.#online === connection) this.#lost(detail.error ?? this.#closedError('closed the session'))
