@@ -87,7 +87,7 @@ export class Ground {
     return this.cut(({ localPort, remotePort }) => localPort === port || remotePort === port)
   }
 
-  /** The machine has another address, or one less: 0. The library looks every two seconds. */
+  /** The machine has another address, or one less: 0. The library looks every second. */
   set network(number) {
     this.#network = number
   }

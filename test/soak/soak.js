@@ -40,6 +40,9 @@ const WORTH_BYTES = 64 * 1024
 const REDRAW_MS = 500
 const LOG_MS = 10_000
 
+/** ms after which the line says what is being waited for. */
+const SLOW_MS = 3_000
+
 /**
  * What may grow, by how much, from the first third to the last. The heap of such a process moves by a MB from sample to
  * sample; allocators keep what they once had, so that RSS climbs for long in small steps.
@@ -165,7 +168,7 @@ class Progress {
     for (const name of ['heapUsed', 'rss', 'resources', 'files', 'timers']) {
       if (this.latest !== undefined) parts.push(`${name} ${shown(name, this.latest[name])}`)
     }
-    parts.push(`${time((this.#ms - ms) / 1_000)} left`)
+    parts.push(`${time((this.#ms - ms) / 1_000)} left`, ...this.#world.slow(SLOW_MS))
     process.stderr.write(this.#live ? `\r\x1b[K${parts.join('  ')}` : `${parts.join('  ')}\n`)
   }
 

@@ -46,6 +46,13 @@ const REQUESTS = 20
 /** Blows to the network in one round, at most. */
 const BLOWS = 2
 
+/**
+ * ms of blows, and of peace after them. A server that is lost again and again for 2 minutes, and never had for 10 s, is
+ * dialled twice a minute from then on, for that is no restart any more: the soak would wait for it most of the time.
+ */
+const STORM_MS = 95_000
+const PEACE_MS = 20_000
+
 /** What a transfer meets when the other side is closed, or cut off for good. */
 const ENDS = ['ERR_PEERLINE_CLOSED', 'ERR_PEERLINE_PATH_LOST', 'ERR_PEERLINE_RESET', 'success']
 
@@ -60,21 +67,6 @@ const LATER = new Set(
 const TAKE = '/soak/take/1'
 const ECHO = '/soak/echo/1'
 const NEVER = '/soak/never/1'
-
-/** Says what was being done when it failed. */
-async function deed(name, work) {
-  let timer
-  const late = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no end after ${DEED_MS / 1_000} s`)), DEED_MS)
-  })
-  try {
-    return await Promise.race([work, late])
-  } catch (error) {
-    throw new Error(`${name}: ${error.code ?? ''} ${error.message}`, { cause: error })
-  } finally {
-    clearTimeout(timer)
-  }
-}
 
 /** The code that `work` fails with, or "success", must be one of `codes`. */
 async function failsWith(codes, work) {
@@ -113,6 +105,11 @@ export class World {
   #servers = []
   #serverIdentities = [Identity.generate(), Identity.generate()]
   #peers = []
+  #began = performance.now()
+  /** What is being done. */
+  #deeds = new Set()
+  /** When each server that a peer has lost is dialled again, monotonic ms. */
+  #dialledAt = new Map()
   /** Peers that have gone to another address: their number. */
   #house = 1
   #block = randomBytes(BLOCK_BYTES)
@@ -149,9 +146,39 @@ export class World {
       while (!this.isWhole && !state.late) await sleep(AGAIN_MS)
     }
     const state = { late: false }
-    await deed('registering', look(state)).finally(() => {
+    await this.#deed('registering', look(state)).finally(() => {
       state.late = true
     })
+  }
+
+  /** Says what was being done when it failed. */
+  async #deed(name, work) {
+    const deed = { name, began: performance.now() }
+    this.#deeds.add(deed)
+    let timer
+    const late = new Promise((_, reject) => {
+      timer = setTimeout(() => reject(new Error(`no end after ${DEED_MS / 1_000} s`)), DEED_MS)
+    })
+    try {
+      return await Promise.race([work, late])
+    } catch (error) {
+      throw new Error(`${name}: ${error.code ?? ''} ${error.message}`, { cause: error })
+    } finally {
+      clearTimeout(timer)
+      this.#deeds.delete(deed)
+    }
+  }
+
+  /** What has been under way for `ms` or longer, for people. */
+  slow(ms) {
+    const now = performance.now()
+    const seconds = (span) => `${Math.round(Math.max(0, span) / 1_000)} s`
+    const slow = [...this.#deeds].filter(({ began }) => now - began >= ms)
+    const said = slow.map(({ name, began }) => `${name} for ${seconds(now - began)}`)
+    const lost = [...this.#dialledAt.values()]
+    if (said.length > 0 && lost.length > 0)
+      said.push(`lost servers are dialled within ${seconds(Math.max(...lost) - now)}`)
+    return said
   }
 
   /** Sessions between peers. */
@@ -171,6 +198,11 @@ export class World {
       udp: this.#udp,
       webrtc: this.#webrtc ? {} : false,
     })
+    const lost = (rendezvous) => `${peer.id} ${rendezvous}`
+    peer.addEventListener('online', ({ detail }) => this.#dialledAt.delete(lost(detail.rendezvous)))
+    peer.addEventListener('offline', ({ detail: { rendezvous, retryMs } }) => {
+      this.#dialledAt.set(lost(rendezvous), performance.now() + retryMs)
+    })
     peer.handle(ECHO, (body) => body)
     peer.handle(NEVER, (_, { signal }) => new Promise((_, reject) => signal.addEventListener('abort', reject)))
     peer.handleStream(TAKE, async (stream) => {
@@ -188,21 +220,21 @@ export class World {
     const bonds = await Promise.all(this.#pairs(chance).map((pair) => this.#connect(chance.pick(this.#ways), ...pair)))
     const roaming = { over: false }
     await Promise.all([
-      ...bonds.map((bond) => deed(`transfers by ${bond.via}`, this.#transfers(chance.fork(), bond, roaming))),
-      ...bonds.map((bond) => deed(`requests by ${bond.via}`, this.#requests(chance.fork(), bond))),
-      deed('roaming', this.#roam(chance.fork(), bonds)).finally(() => {
+      ...bonds.map((bond) => this.#deed(`transfers by ${bond.via}`, this.#transfers(chance.fork(), bond, roaming))),
+      ...bonds.map((bond) => this.#deed(`requests by ${bond.via}`, this.#requests(chance.fork(), bond))),
+      this.#deed('roaming', this.#roam(chance.fork(), bonds)).finally(() => {
         roaming.over = true
       }),
     ])
     await Promise.all(
       bonds.map(async (bond) => {
         const own = chance.fork()
-        if (own.oneIn(3)) await deed(`giving up a stream by ${bond.via}`, this.#abandon(bond))
-        await deed(`closing by ${bond.via}`, this.#end(own, bond))
+        if (own.oneIn(3)) await this.#deed(`giving up a stream by ${bond.via}`, this.#abandon(bond))
+        await this.#deed(`closing by ${bond.via}`, this.#end(own, bond))
       }),
     )
     this.counts.cycles += bonds.length
-    if (chance.oneIn(4)) await deed('starting a peer anew', this.#restart(chance.fork()))
+    if (chance.oneIn(4)) await this.#deed('starting a peer anew', this.#restart(chance.fork()))
   }
 
   /** Different pairs: of two that dialled each other there would be one session only. */
@@ -223,7 +255,7 @@ export class World {
         }
       }
     }
-    const session = await deed(`connecting by ${via}`, dial(AbortSignal.timeout(DEED_MS)))
+    const session = await this.#deed(`connecting by ${via}`, dial(AbortSignal.timeout(DEED_MS)))
     const other = to.sessions.find(({ id }) => id === session.id)
     session.addEventListener('path', () => this.counts.pathChanges++)
     session.addEventListener('reconnected', () => this.counts.reconnects++)
@@ -271,6 +303,7 @@ export class World {
   // ---- what happens to the network meanwhile ----
 
   async #roam(chance, bonds) {
+    if ((performance.now() - this.#began) % (STORM_MS + PEACE_MS) >= STORM_MS) return
     for (let blows = 1 + chance.below(BLOWS); blows > 0; blows--) {
       await sleep(chance.below(60))
       await this.#strike(chance, bonds)
