@@ -17,7 +17,8 @@ export interface SendOptions {
 
 /**
  * Sends an order. What came of it; undefined when nobody runs.
- * @throws PeerlineError what whoever runs says; `ERR_PEERLINE_TIMEOUT` when it says nothing; `ERR_PEERLINE_ABORTED`
+ * @throws PeerlineError what whoever runs says; `ERR_PEERLINE_BUSY` when it ended before it took the order, which can be given again,
+ *   `ERR_PEERLINE_CLOSED` when it ended while it was at it; `ERR_PEERLINE_TIMEOUT` when it says nothing; `ERR_PEERLINE_ABORTED`
  */
 export async function sendOrder(place: string, order: Json, options: SendOptions): Promise<Json | undefined> {
   const { signal, onItem, endless = false, silentMs = 10_000 } = options
@@ -26,6 +27,7 @@ export async function sendOrder(place: string, order: Json, options: SendOptions
   const socket = await connect(bound)
   if (socket === undefined) return undefined
   let late = false
+  let taken = false
   const onAbort = () => socket.destroy()
   signal.addEventListener('abort', onAbort)
   socket.on('error', () => {})
@@ -39,14 +41,15 @@ export async function sendOrder(place: string, order: Json, options: SendOptions
     for await (const line of linesOf(socket)) {
       if (line.error !== undefined) throw errorFromJson(line.error)
       if (line.done !== undefined) return line.done as Json
-      if (endless && line.taken === true) socket.setTimeout(0)
+      if (line.taken === true) taken = true
+      if (endless && taken) socket.setTimeout(0)
       if (typeof line.item === 'object' && line.item !== null) onItem?.(line.item as Json)
     }
-    throw ended()
+    throw ended(taken)
   } catch (error) {
     if (signal.aborted) throw abortError(signal, 'the order')
     if (late) throw silent()
-    throw error instanceof PeerlineError ? error : ended(error)
+    throw error instanceof PeerlineError ? error : ended(taken, error)
   } finally {
     signal.removeEventListener('abort', onAbort)
     socket.destroy()
@@ -77,10 +80,8 @@ function silent(): PeerlineError {
   })
 }
 
-function ended(cause?: unknown): PeerlineError {
+function ended(taken: boolean, cause?: unknown): PeerlineError {
   const recover = 'Try again.'
-  return new PeerlineError('ERR_PEERLINE_CLOSED', 'the peerline that runs with this identity ended just now', {
-    recover,
-    cause,
-  })
+  const code = taken ? 'ERR_PEERLINE_CLOSED' : 'ERR_PEERLINE_BUSY'
+  return new PeerlineError(code, 'the peerline that runs with this identity ended just now', { recover, cause })
 }

@@ -194,6 +194,19 @@ describe('the control socket', () => {
     await expect(sent).rejects.toEqual(withCode('ERR_PEERLINE_CLOSED'))
   })
 
+  test('that ends before it has taken an order says that it may be given again', async () => {
+    const socket = path.join(await directory(), 'id.sock')
+    for (const [said, code] of [
+      ['', 'ERR_PEERLINE_BUSY'],
+      ['{"taken":true}\n', 'ERR_PEERLINE_CLOSED'],
+    ] as const) {
+      const server = net.createServer((client) => client.once('data', () => client.end(said))).listen(socket)
+      await once(server, 'listening')
+      await expect(sendOrder(socket, { to: 1 }, { signal: never })).rejects.toEqual(withCode(code))
+      await new Promise((resolve) => server.close(resolve))
+    }
+  })
+
   test('takes 32 clients at once', async () => {
     const socket = path.join(await directory(), 'id.sock')
     await listen(socket, count)
@@ -202,7 +215,7 @@ describe('the control socket', () => {
       for (const one of idle) one.destroy()
     })
     await Promise.all(idle.map((one) => once(one, 'connect')))
-    await expect(sendOrder(socket, { to: 1 }, { signal: never })).rejects.toEqual(withCode('ERR_PEERLINE_CLOSED'))
+    await expect(sendOrder(socket, { to: 1 }, { signal: never })).rejects.toEqual(withCode('ERR_PEERLINE_BUSY'))
     idle[0]!.destroy()
     await once(idle[0]!, 'close')
     for (;;) {

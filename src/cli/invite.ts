@@ -7,6 +7,7 @@ import type { Json } from './control-lines.ts'
 import { carryOut } from './errand.ts'
 import type { InviteOptions } from './inviting.ts'
 import {
+  addAnnounce,
   addIdentity,
   addJson,
   addPeer,
@@ -34,7 +35,7 @@ otherwise this command waits until somebody has joined.
 
 export function addInviteCommand(program: Command): void {
   const command = program.command('invite').description('print a ticket with which somebody else can join this machine')
-  addJson(addPeer(command.enablePositionalOptions()))
+  addJson(addAnnounce(addPeer(command.enablePositionalOptions())))
   command
     .option('--for <time>', 'how long it is good: 90s, 15m, 1h, 7d (default: 1d)', duration)
     .option('--uses <n>', 'how many peers may come by it', wholeNumber(1, 1_000))

@@ -117,7 +117,7 @@ async function waitForThem(options: InviteOptions, wanted: Wanted, running: Runn
     if (options.stay === true) {
       joined.catch(() => {})
       await stopping(signal)
-    } else await linger(await joined, signal)
+    } else await linger(await joined.catch((error) => left(error, done, running)), signal)
     return undefined
   } finally {
     await answering.close()
@@ -172,6 +172,16 @@ function tellOfJoin(session: Session, out: Output): void {
   out.say(`${session.peer} has joined by ${session.path}`)
 }
 
+/** A command that ends too soon takes nothing back. */
+function left(error: unknown, { id }: Json, { out, signal }: Running): never {
+  if (signal.aborted && id !== undefined) {
+    out.say(
+      `the ticket stays good for a peerline that runs with this identity; peerline invite revoke ${id} takes it back`,
+    )
+  }
+  throw error
+}
+
 /** They have come to see whether it works: they end it, or not. */
 async function linger(sessions: readonly Session[], signal: AbortSignal): Promise<void> {
   await Promise.race([Promise.all(sessions.map((session) => session.closed)), pause(LINGER_MS, signal)])
@@ -188,7 +198,7 @@ async function inviteByHand(options: InviteOptions, wanted: Wanted, running: Run
     const text = writeTicket({ peer: peer.id, ...rightOf(done) })
     await give({ text, small: text }, done, out, { qr: options.qr, how: ' --by-hand' })
     await settled(peer, signal)
-    const session = await answerByHand(peer, reader, running)
+    const session = await answerByHand(peer, reader, running).catch((error) => left(error, done, running))
     tellOfJoin(session, out)
     await stayConnected(session, running)
     return undefined

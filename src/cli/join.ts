@@ -3,7 +3,7 @@
  */
 import type { Command } from 'commander'
 import type { JoinOptions } from './joining.ts'
-import { addJson, addPeer } from './options.ts'
+import { addAnnounce, addJson, addPeer } from './options.ts'
 import { run } from './run.ts'
 
 const HELP = `
@@ -13,14 +13,15 @@ Examples:
   peerline join TICKET --stay                          and be there for it from then on
   peerline join TICKET --by-hand                       no server, no address: paste an offer there, and the answer here
 
-The peer is noted in the address book, and let in here as the ticket lets us in there, unless --no-allow says otherwise.
+The peer is noted in the address book, so that \`peerline ping <peer id>\` and others find it from then on, and let in here as
+the ticket lets us in there, unless --no-allow says otherwise. --announce goes with --stay.
 Spaces, line breaks and capitals do not matter.
 `
 
 export function addJoinCommand(program: Command): void {
   const command = program.command('join').description('come to a peer by a ticket of it')
   command.argument('[ticket...]', 'what its `peerline invite` has printed (default: asks for it)')
-  addJson(addPeer(command))
+  addJson(addAnnounce(addPeer(command)))
   command
     .option('--no-allow', 'do not let that peer in here')
     .option('--stay', 'stay online when it has joined')

@@ -2,12 +2,16 @@
  * What `peerline join` does.
  *
  *     read the ticket --> note the peer --> dial it, with what the ticket holds --> ping --> let it in here as well
+ *
+ * What is noted leads back to the peer by its id alone: where the ticket says that it is, or is found, and what it said itself.
  */
+import { isIP } from 'node:net'
 import { parseServerUrl, under } from '../connect/index.ts'
 import { dialableAddress } from '../discovery/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { readTicket, type Ticket } from '../identity/ticket.ts'
+import { scopeOf } from '../network/address.ts'
 import type { Peer } from '../peer/index.ts'
 import { parseRule } from '../policy/rule.ts'
 import { PING, pingHandler } from '../protocol/index.ts'
@@ -18,7 +22,7 @@ import { dialByHand, stayConnected } from './by-hand.ts'
 import { carryOut } from './errand.ts'
 import { closePeer, dialingPeer, withRecovery } from './local-peer.ts'
 import type { JsonOption, PeerOption } from './options.ts'
-import type { Output } from './output.ts'
+import { type Output, shellWord } from './output.ts'
 import { PasteReader } from './paste-reader.ts'
 import { type Running, stopping } from './run.ts'
 import { forWhat, prove, settled } from './ticket-peer.ts'
@@ -69,14 +73,13 @@ async function join(ticket: Ticket, options: JoinOptions, running: Running): Pro
   const { peer, close } = await peerOf({ ...options, rendezvous: all }, running)
   try {
     refuseSelf(ticket, peer)
-    await note(ticket.peer, addresses, options, running)
+    await note(ticket.peer, { addresses, rendezvous, topics: ticket.topics }, options, running)
     const session = await dial(peer, ticket, addresses, signal)
     tellOfJoin(session, out)
     await prove(session, out, signal)
+    await noteMeeting(peer, ticket.peer, options, running)
     await allowBack(ticket, options, running)
-    if (options.rendezvous === undefined && rendezvous[0] !== undefined) {
-      out.say(`it is found at a server: give --rendezvous '${rendezvous[0]}' from now on`)
-    }
+    if (options.rendezvous === undefined && rendezvous[0] !== undefined) tellOfServer(rendezvous[0], out)
     if (options.stay === true) await stopping(signal)
   } finally {
     await close()
@@ -85,16 +88,17 @@ async function join(ticket: Ticket, options: JoinOptions, running: Running): Pro
 
 async function joinByHand(ticket: Ticket, reader: PasteReader, options: JoinOptions, running: Running): Promise<void> {
   const { out, signal } = running
-  const peer = await dialingPeer({ ...options, rendezvous: [], ledger: [], dht: [], lan: false })
+  const peer = await dialingPeer({ ...options, rendezvous: [], ledger: [], dht: [], lan: false }, out)
   try {
     refuseSelf(ticket, peer)
     peer.handle(PING, pingHandler)
-    await note(ticket.peer, [], options, running)
+    await note(ticket.peer, {}, options, running)
     await settled(peer, signal)
     const session = await dialByHand(peer, ticket, reader, running).catch((error) =>
       Promise.reject(advised(error, peer)),
     )
     tellOfJoin(session, out)
+    await noteMeeting(peer, ticket.peer, options, running)
     await allowBack(ticket, options, running)
     await stayConnected(session, running)
   } finally {
@@ -109,7 +113,7 @@ async function peerOf(options: JoinOptions, running: Running): Promise<{ peer: P
     const answering = await answeringPeer(rest, running)
     return { peer: answering.peer, close: () => answering.close() }
   }
-  const peer = await dialingPeer(options)
+  const peer = await dialingPeer(options, running.out)
   return { peer, close: () => closePeer(peer) }
 }
 
@@ -156,11 +160,36 @@ export function usable(ticket: Ticket): { addresses: readonly string[]; rendezvo
   }
 }
 
+interface Found {
+  readonly addresses?: readonly string[]
+  readonly rendezvous?: readonly string[]
+  readonly topics?: readonly string[]
+  /** There was a session with it. */
+  readonly met?: boolean
+  /** The address where it answered. */
+  readonly dialled?: string | undefined
+}
+
 /** Notes the peer in the address book of this identity. */
-async function note(peer: PeerId, addresses: readonly string[], options: JoinOptions, running: Running): Promise<void> {
-  for (const address of addresses.length === 0 ? [undefined] : addresses) {
-    await carryOut(options, { order: 'know', peer, address, groups: [] }, running)
-  }
+async function note(peer: PeerId, found: Found, options: JoinOptions, running: Running): Promise<void> {
+  await carryOut(options, { order: 'know', peer, ...found }, running)
+}
+
+/** Notes what the peer itself has told, and that it was met; who stays has it in the book already. */
+async function noteMeeting({ known }: Peer, id: PeerId, options: JoinOptions, running: Running): Promise<void> {
+  if (options.stay === true && options.byHand !== true) return
+  const dialled = known.get(id)?.addresses.find(({ lastSuccess }) => lastSuccess !== undefined)?.address
+  const found = { addresses: known.addressesOf(id), rendezvous: known.rendezvousOf(id), met: true, dialled }
+  await note(id, found, options, running)
+}
+
+function tellOfServer(url: string, out: Output): void {
+  const { host } = parseServerUrl(url)
+  // The address book leads to no server there, which any peer could name.
+  const near = isIP(host) > 0 && scopeOf(host) !== 'public'
+  const how = `--rendezvous ${shellWord(url)}`
+  if (near) out.say(`it is found at a server: give ${how} from now on`)
+  else out.say(`it is found by its id from now on; to be found as well, give ${how}`)
 }
 
 /** Lets the peer in here as the ticket lets us in there, where it does that. */

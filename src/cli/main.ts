@@ -46,7 +46,8 @@ const EXAMPLES_HELP = `Examples:
   peerline serve                                                   a server; prints its URL
   peerline receive --rendezvous URL --allow PEER                   on one machine
   peerline send FILE PEER --rendezvous URL                         on another
-  peerline invite                                                  a ticket: peerline join TICKET on another machine
+  peerline invite                                                  a ticket that lets another machine in
+  peerline join TICKET                                             there; that machine finds this one by its id from then on
   peerline allow PEER --for 1h                                     also while receive or up runs
   peerline doctor --rendezvous URL                                 what does this network let through?`
 
@@ -63,7 +64,7 @@ function makeProgram(): Command {
     .enablePositionalOptions()
     .exitOverride()
     // Commander's own error output; ours is one line, printed below.
-    .configureOutput({ outputError: () => {} })
+    .configureOutput({ outputError: () => {}, writeOut: writeHelp })
     .addHelpText('after', `\n${EXAMPLES_HELP}\n\n${ENVIRONMENT_HELP}\n\n${EXIT_CODES_HELP}\n`)
   addIdCommand(program)
   addServeCommand(program)
@@ -84,10 +85,18 @@ function makeProgram(): Command {
   return program
 }
 
+/** Help may be piped to a pager that has read enough of it. */
+function writeHelp(text: string): void {
+  process.stdout.on('error', () => process.exit(EXIT.SIGPIPE))
+  process.stdout.write(text)
+}
+
 /** What the command line lacks, on one line. */
-function usageLine(error: CommanderError): string {
+function usageLine(error: CommanderError, program: Command): string {
   const said = printable(error.message.replace(/^error: /, '')).trim()
-  return `peerline: ${said}${/[.?)]$/.test(said) ? '' : '.'} See peerline --help.\n`
+  const command = program.commands.find((one) => one.name() === process.argv[2])
+  const where = command === undefined ? '' : ` ${command.name()}`
+  return `peerline: ${said}${/[.?)]$/.test(said) ? '' : '.'} See peerline${where} --help.\n`
 }
 
 /** A variable that is set to nothing is not set. */
@@ -101,13 +110,14 @@ async function main(): Promise<void> {
   // Standard error may be a closed pipe, and there is nobody left to tell.
   process.on('uncaughtException', (error) => process.exit(fail(error)))
   forgetEmptyVariables()
+  const program = makeProgram()
   try {
-    await makeProgram().parseAsync()
+    await program.parseAsync()
   } catch (error) {
     if (!(error instanceof CommanderError)) throw error
     if (error.exitCode === 0) return
     // Without a command the whole help was printed already.
-    if (error.code !== 'commander.help') process.stderr.write(usageLine(error))
+    if (error.code !== 'commander.help') process.stderr.write(usageLine(error, program))
     process.exitCode = EXIT.USAGE
   }
 }

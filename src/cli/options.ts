@@ -83,8 +83,12 @@ export function addNetwork(command: Command): Command {
     .option('--no-map-ports', 'do not ask the router to map ports (UPnP, NAT-PMP, PCP)')
 }
 
+/** Above what most never need: help shows first what a command is for. */
+const NETWORK = 'Network:'
+
 export function addPeer(command: Command): Command {
-  addRendezvous(addIdentity(command), 'server to be found through, as it prints itself; may be repeated')
+  addIdentity(command).optionsGroup(NETWORK)
+  addRendezvous(command, 'server to be found through, as it prints itself; may be repeated')
   command
     .addOption(
       new Option(
@@ -114,17 +118,14 @@ export function addPeer(command: Command): Command {
         .argParser(collect),
     )
   addDht(addNetwork(command)).option(
-    '--announce',
-    'tell the local network who this is, so that others see it with peers --lan',
-  )
-  command.option(
     '--no-birthday',
     'do not search for the port of a peer whose router gives random ones (256 sockets, 5,000 probes in 5 s)',
   )
-  return addListen(
+  addListen(
     command,
     'where to listen for direct paths; may be repeated; "none" for nowhere (default: a free port; nowhere with --via relay)',
   )
+  return command.optionsGroup('')
 }
 
 function addDht(command: Command): Command {
@@ -137,6 +138,14 @@ function addDht(command: Command): Command {
     .option('--dht-addresses', 'with --dht: whoever knows the peer id may learn our addresses there')
 }
 
+/** For commands that stay: a dial is over before anybody has looked. */
+export function addAnnounce(command: Command): Command {
+  return command
+    .optionsGroup(NETWORK)
+    .option('--announce', 'tell the local network who this is, so that others see it with peers --lan')
+    .optionsGroup('')
+}
+
 export function addAllow(command: Command): Command {
   return command.addOption(
     new Option('--allow <peer>', 'let this peer in this time, or "all"; may be repeated (default: whom rules let in)')
@@ -147,11 +156,13 @@ export function addAllow(command: Command): Command {
 
 export function addDial(command: Command): Command {
   return command
+    .optionsGroup(NETWORK)
     .addOption(
       new Option('--address <host:port>', 'where the peer listens, if known; may be repeated').argParser(collect),
     )
     .option('--relay <url>', 'a relay to use before those of the rendezvous, as it prints itself')
     .option('--exclusive', 'with --relay: no other relay and no direct path, and no address of ours is told')
+    .optionsGroup('')
 }
 
 /** A whole number within bounds. */

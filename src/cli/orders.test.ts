@@ -66,6 +66,26 @@ describe('an order', () => {
     expect([...memory.firewall.groups]).toEqual([])
   })
 
+  test('notes what a ticket says, and what came of it, without end', async () => {
+    const { memory, run } = await desk()
+    const url = `ws://192.0.2.1:4400#${BOB}`
+    for (let port = 1; port <= 20; port++) {
+      await run({
+        order: 'know',
+        peer: ALICE,
+        addresses: [`192.0.2.1:${port}`, 'nowhere'],
+        rendezvous: [url, 'nowhere'],
+        topics: ['some/in=1'],
+      })
+    }
+    expect((await run({ order: 'peers' })).items).toMatchObject([{ rendezvous: [url], lastMet: null }])
+    expect(memory.known.addressesOf(ALICE)).toContain('192.0.2.1:20')
+    expect(memory.known.topicsOf(ALICE)).toEqual(['some/in=1'])
+    await run({ order: 'know', peer: ALICE, rendezvous: [], met: true, dialled: '192.0.2.1:9' })
+    expect(memory.known.addressesOf(ALICE)[0]).toBe('192.0.2.1:9')
+    expect((await run({ order: 'peers' })).items).toMatchObject([{ rendezvous: [url], lastMet: expect.any(Number) }])
+  })
+
   test('follows the log until nobody listens any more', async () => {
     const { begin, listeners } = await desk()
     const stop = new AbortController()
@@ -114,6 +134,7 @@ describe('an order', () => {
     )
     const some = fc.oneof(fc.constantFrom<unknown>(ALICE, 'everyone', 'group:a', '192.0.2.1', 'x'), fc.jsonValue())
     const keys = ['subject', 'objects', 'until', 'target', 'why', 'id', 'peer', 'address', 'name', 'groups', 'count']
+    keys.push('addresses', 'rendezvous', 'topics', 'met', 'dialled')
     const order = fc.record(
       { order: name, ...Object.fromEntries(keys.map((key) => [key, some])) },
       { requiredKeys: [] },

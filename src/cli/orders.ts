@@ -4,7 +4,8 @@
  *
  *     allow, deny   subject, objects, until?          ban     target, until?, why?      unban   target
  *     rules         each rule, then each ban          remove  id of a rule
- *     peers         each known peer                   know    peer, address?, name?, groups    forget  peer
+ *     peers         each known peer                   forget  peer
+ *     know          peer, address?, name?, groups; of a ticket also addresses, rendezvous, topics, whether it was met, and where
  *     log           count, follow
  *     invite, invitations, revoke      see invite-orders.ts
  *     hello         nothing: somebody is there
@@ -65,13 +66,17 @@ const ORDERS: Readonly<Record<string, Order>> = {
   peers: listPeers,
   know: ({ firewall, known }, given) => {
     const peer = parsePeerId(text(given, 'peer'))
-    known.give(
-      peer,
-      given.optional('address', (at) => text(given, at)),
+    const [address, dialled, name] = ['address', 'dialled', 'name'].map((field) =>
+      given.optional(field, (at) => text(given, at)),
     )
-    const name = given.optional('name', (at) => text(given, at))
+    known.give(peer, address)
+    // What a ticket says is the word of its peer, not the user's: it gives way to what is newer.
+    known.learn(peer, texts(given, 'addresses'), 'record')
+    known.learnRendezvous(peer, texts(given, 'rendezvous'))
+    known.learnTopics(peer, texts(given, 'topics'))
+    if (given.has('met') && given.boolean('met')) known.connected(peer, { direction: 'out', address: dialled })
     if (name !== undefined) known.describe(peer, { name })
-    for (const group of given.texts('groups', { max: MAX_LIST, maxLength: MAX_TEXT })) firewall.addToGroup(group, peer)
+    for (const group of texts(given, 'groups')) firewall.addToGroup(group, peer)
     return { peer }
   },
   forget: ({ firewall, known }, given) => {
@@ -130,7 +135,7 @@ async function* listPeers({ firewall, bans, known, sessions = [] }: Desk): Async
   const peers = known.list()
   const unknown = [...groupsOf.keys()].filter((peer) => !known.has(peer))
   for (const id of unknown) peers.unshift({ id, tags: [], addresses: [] })
-  for (const { id, name, note, tags, addresses, lastMet } of peers.reverse()) {
+  for (const { id, name, note, tags, addresses, rendezvous, lastMet } of peers.reverse()) {
     const session = open.get(id)
     yield {
       peer: id,
@@ -140,6 +145,7 @@ async function* listPeers({ firewall, bans, known, sessions = [] }: Desk): Async
       tags,
       lastMet: lastMet ?? null,
       addresses: addresses.map(({ address }) => address),
+      rendezvous: rendezvous ?? [],
       session: session === undefined ? null : { path: session.path ?? null, rttMs: session.rttMs ?? null },
       banned: bans.isBanned(id),
     }
@@ -185,6 +191,10 @@ async function* readLog({ log }: Desk, given: Fields, signal: AbortSignal): Asyn
 }
 
 const text = (given: Fields, name: string): string => given.text(name, { max: MAX_TEXT })
+
+/** None where nothing is said. */
+const texts = (given: Fields, name: string): readonly string[] =>
+  given.optional(name, (at) => given.texts(at, { max: MAX_LIST, maxLength: MAX_TEXT })) ?? []
 
 /** When something is to end; whoever keeps it checks that it is to come. */
 const moment = (given: Fields): number | undefined => given.optional('until', (at) => given.integer(at))

@@ -63,6 +63,11 @@ export function printable(text: string): string {
   return text.replace(/[\p{Cc}\u2028-\u202e\u2066-\u2069]+/gu, ' ')
 }
 
+/** A word as a shell takes it, whatever is in it: people copy what is shown. */
+export function shellWord(text: string): string {
+  return `'${text.replaceAll("'", "'\\''")}'`
+}
+
 /** What failed and what to do about it, on one line. */
 export function failureLine(error: unknown): string {
   const message = error instanceof Error ? error.message : String(error)

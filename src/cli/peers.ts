@@ -1,7 +1,7 @@
 /**
  * `peerline peers`: the address book, and who is on the local network.
  */
-import type { Command } from 'commander'
+import { type Command, Option } from 'commander'
 import type { Json } from './control-lines.ts'
 import { carryOut } from './errand.ts'
 import { addIdentity, addJson, collect, duration, type IdentityOption, type JsonOption } from './options.ts'
@@ -10,6 +10,7 @@ import { pause, type Running, run } from './run.ts'
 
 /** ms that the network is listened to: who is there answers within one second, but a datagram may be lost. */
 const LISTEN_MS = 3_000
+const LISTEN_TEXT = '3s'
 
 interface AddOptions extends IdentityOption, JsonOption {
   readonly name?: string
@@ -25,7 +26,9 @@ export function addPeersCommand(program: Command): void {
   const command = program.command('peers').description('show the peers that are known; name, add or forget one')
   addJson(addIdentity(command.enablePositionalOptions()))
     .option('--lan', 'who is on the local network now, instead; nobody is told who asks')
-    .option('--for <time>', 'with --lan, how long to listen', duration, LISTEN_MS)
+    .addOption(
+      new Option('--for <time>', 'with --lan, how long to listen').argParser(duration).default(LISTEN_MS, LISTEN_TEXT),
+    )
     .addHelpText(
       'after',
       `
@@ -36,8 +39,8 @@ Examples:
   peerline peers add <peer id> --group friends                    peerline allow --group friends lets them in
   peerline peers forget <peer id>                                 also takes it out of its groups; its rules stay
 
-Columns: peer, name, groups, when it was met last, the address to dial first, and the session that is open now; with --lan:
-peer, name, how it was heard, and its addresses.
+Columns: peer, name, groups, when it was met last, the address to dial first, or else the server to ask, and the session that
+is open now; with --lan: peer, name, how it was heard, and its addresses.
 `,
     )
   command.action((options: ListOptions) =>
@@ -109,14 +112,15 @@ async function listLan(options: ListOptions, running: Running): Promise<undefine
   return undefined
 }
 
-function row({ peer, name, groups, lastMet, addresses, session, banned }: Json): string[] {
+function row({ peer, name, groups, lastMet, addresses, rendezvous, session, banned }: Json): string[] {
   const [best] = addresses as readonly string[]
+  const [server] = (rendezvous ?? []) as readonly string[]
   return [
     String(peer),
     typeof name === 'string' ? name : '-',
     (groups as readonly string[]).join(',') || '-',
     typeof lastMet === 'number' ? `${formatSpan(Date.now() - lastMet)} ago` : 'never met',
-    best ?? '-',
+    best ?? server?.split('#')[0] ?? '-',
     [...sessionText(session as Json | null), ...(banned === true ? ['banned'] : [])].join(', '),
   ]
 }

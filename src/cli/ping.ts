@@ -11,7 +11,7 @@ import type { PathKind } from '../path/index.ts'
 import type { EarlyPing } from '../protocol/ping.ts'
 import type { Session } from '../session/index.ts'
 import { EXIT } from './exit-codes.ts'
-import { closePeer, dialingPeer, online, reach, readPeerId, withRecovery } from './local-peer.ts'
+import { askable, closePeer, dial, dialingPeer, readPeerId, withRecovery } from './local-peer.ts'
 import { addDial, addJson, addPeer, type DialOption, type JsonOption, type PeerOption, wholeNumber } from './options.ts'
 import { formatMs, type Output, roundMs } from './output.ts'
 import { pause, run } from './run.ts'
@@ -49,6 +49,7 @@ export function addPingCommand(program: Command): void {
     'after',
     `
 Examples:
+  peerline ping <peer id>                                    one that was joined, or is on the local network
   peerline ping <peer id> --rendezvous 'ws://192.0.2.1:4400#<peer id>'
   peerline ping <peer id> --address 192.0.2.7:4401           directly, without any server
   peerline ping <peer id> --via relay --count 1 --json
@@ -65,7 +66,7 @@ The exit code is 0 only if every ping was answered.
       let dialledAt = 0
       // What becomes of the paths after that is the goodbye's doing.
       const over = new AbortController()
-      const peer = await dialingPeer(options)
+      const peer = await dialingPeer(options, out)
       try {
         peer.addEventListener('online', () => {
           onlineMs ??= roundMs(performance.now())
@@ -73,11 +74,11 @@ The exit code is 0 only if every ping was answered.
         peer.addEventListener('session', ({ detail: { session } }) => {
           if (session.peer === id) follow(session, { times, dialledAt: () => dialledAt, out, over: over.signal })
         })
-        if (options.address === undefined && options.rendezvous !== undefined) await online(peer, signal)
+        await askable(peer, id, options, signal)
         const { EarlyPing } = await import('../protocol/ping.ts')
         const early = new EarlyPing()
         dialledAt = performance.now()
-        const session = await reach(peer, id, { ...options, early }, signal)
+        const session = await dial(peer, id, { ...options, early }, signal)
         const { sent, received, error } = await pingAll(session, { ...options, early, times, dialledAt, out, signal })
         over.abort()
         out.event({

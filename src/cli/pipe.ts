@@ -5,7 +5,15 @@ import type { Command } from 'commander'
 import { PeerlineError } from '../errors.ts'
 import type { Stream } from '../session/index.ts'
 import { closePeer, dialingPeer, reach, readPeerId, ready, withRecovery } from './local-peer.ts'
-import { type AllowOption, addAllow, addDial, addPeer, type DialOption, type PeerOption } from './options.ts'
+import {
+  type AllowOption,
+  addAllow,
+  addAnnounce,
+  addDial,
+  addPeer,
+  type DialOption,
+  type PeerOption,
+} from './options.ts'
 import { type Running, run, stopping } from './run.ts'
 import { tellOfGaps } from './session-news.ts'
 
@@ -16,7 +24,7 @@ interface PipeOptions extends PeerOption, DialOption, AllowOption {
 export function addPipeCommand(program: Command): void {
   const command = program.command('pipe').description('send standard input to the standard output of a peer')
   command.usage('[options] PEER | --receive').argument('[peer]', 'peer id or did:key')
-  addAllow(addDial(addPeer(command)))
+  addAllow(addAnnounce(addDial(addPeer(command))))
   command.option('--receive', 'write what one peer sends to standard output, then end')
   command.addHelpText(
     'after',
@@ -25,8 +33,8 @@ Examples:
   peerline pipe --receive --allow <peer id> > backup.tar         on the one machine
   tar c photos | peerline pipe <peer id>                         on the other
 
-Both ends finish when everything has been written out. --address and --relay are for the end that dials, --allow for
-the other one.
+Both ends finish when everything has been written out. --address and --relay are for the end that dials, --allow and
+--announce for the other one.
 `,
   )
   command.action((to: string | undefined, options: PipeOptions) =>
@@ -46,7 +54,7 @@ async function send(to: string, options: PipeOptions, { out, signal }: Running):
   const { pipeTo } = await import('../protocol/index.ts')
   // What becomes of the paths after that is the goodbye's doing.
   const over = new AbortController()
-  const peer = await dialingPeer(options)
+  const peer = await dialingPeer(options, out)
   try {
     const session = await reach(peer, id, options, signal)
     tellOfGaps(session, out, { signal: over.signal })

@@ -8,7 +8,15 @@ import { PeerlineError } from '../errors.ts'
 import type { StreamContext, StreamHandler } from '../peer/index.ts'
 import { EXIT, exitCodeOf } from './exit-codes.ts'
 import { ready } from './local-peer.ts'
-import { type AllowOption, addAllow, addJson, addPeer, type JsonOption, type PeerOption } from './options.ts'
+import {
+  type AllowOption,
+  addAllow,
+  addAnnounce,
+  addJson,
+  addPeer,
+  type JsonOption,
+  type PeerOption,
+} from './options.ts'
 import { formatBytes, formatMs, type Output } from './output.ts'
 import { Progress } from './progress.ts'
 import { run, stopping } from './run.ts'
@@ -23,7 +31,7 @@ interface ReceiveOptions extends PeerOption, AllowOption, JsonOption {
 
 export function addReceiveCommand(program: Command): void {
   const command = program.command('receive').description('take files from peers')
-  addJson(addAllow(addPeer(command)))
+  addJson(addAllow(addAnnounce(addPeer(command))))
   command.option('--dir <dir>', 'where files go; made when it is missing', '.').option('--once', 'end after one file')
   command.addHelpText(
     'after',

@@ -42,7 +42,7 @@ A transfer that was cut off goes on where it stopped: give the same command agai
       await checkFiles(files)
       // What becomes of the paths after that is the goodbye's doing.
       const over = new AbortController()
-      const peer = await dialingPeer(options)
+      const peer = await dialingPeer(options, out)
       try {
         const session = await reach(peer, to, options, signal)
         tellOfPaths(session, out, { signal: over.signal })

@@ -1,5 +1,5 @@
 /**
- * `peerline serve`: rendezvous, relay, reflectors, and a ledger if wanted, on one port.
+ * `peerline serve`: rendezvous, relay, reflectors, and a ledger if wanted, on one port; and a node of a DHT on another.
  */
 import type { Command } from 'commander'
 import type { RelayLimits, Server } from '../server/index.ts'
@@ -23,6 +23,9 @@ const CLOSE_MS = 1_500
 /** Where the ledger is kept, if nothing else is said. */
 const DEFAULT_LEDGER = '~/.peerline/ledger'
 
+/** Where the node of a DHT listens, if nothing else is said: beside the server, at a port that is the same at each start. */
+const DEFAULT_DHT = ':4402'
+
 /** Seconds to drain: several times what peers need to open another path. */
 const DRAIN_SECONDS = 10
 
@@ -40,6 +43,7 @@ interface ServeOptions extends IdentityOption, JsonOption {
   readonly relayTime?: number
   readonly relayReservations?: number
   readonly ledger?: string | true
+  readonly dht?: string | true
   readonly drain: number
 }
 
@@ -69,6 +73,10 @@ export function addServeCommand(program: Command): void {
       `keep a ledger that peers may read and write: they find each other by it (default file: ${DEFAULT_LEDGER})`,
     )
     .option(
+      '--dht [host:port]',
+      `be the node of a DHT of your own that peers begin with: UDP, IPv4 (default: ${DEFAULT_DHT}, where the server listens)`,
+    )
+    .option(
       '--drain <seconds>',
       'when stopped, how long peers have to move before they are cut off; 0: at once',
       wholeNumber(0, 3_600),
@@ -82,6 +90,7 @@ Examples:
   peerline serve --listen 127.0.0.1:0 --json         any free port of this machine, for scripts
   peerline serve --listen :443 --tls-cert chain.pem --tls-key key.pem --public-url wss://peer.example.org
   peerline serve --ledger                            also a ledger, in ~/.peerline/ledger
+  peerline serve --dht                               also a node of a DHT, on UDP port 4402; peers name it with --dht
   peerline serve --drain 60                          a minute for relayed transfers to end or to find another way
   peerline serve --listen 192.0.2.1:4400 --alternate-host 192.0.2.2 --alternate-port 4401    tells peers all about their NAT
 
@@ -93,7 +102,7 @@ left or the time of --drain is over. A second signal ends it at once.
   command.action((options: ServeOptions) => {
     const running = { ...options, endless: true, stopMs: options.drain * 1_000 + STOP_MS }
     return run(running, async ({ out, signal }) => {
-      const { listen = [], publicUrl, tlsCert, tlsKey, relay, alternatePort, alternateHost, ledger } = options
+      const { listen = [], publicUrl, tlsCert, tlsKey, relay, alternatePort, alternateHost, ledger, dht } = options
       const { PeerlineError } = await import('../errors.ts')
       if (listen.length > 1) throw new PeerlineError('ERR_PEERLINE_INVALID', 'a server listens on one address')
       if ((tlsCert === undefined) !== (tlsKey === undefined)) {
@@ -105,6 +114,7 @@ left or the time of --drain is over. A second signal ends it at once.
         relay: relay ? relayLimits(options) : false,
         ...(options.reflector === undefined ? {} : { reflectors: options.reflector }),
         ...(ledger === undefined ? {} : { ledger: ledger === true ? DEFAULT_LEDGER : ledger }),
+        ...(dht === undefined ? {} : { dht: dht === true ? DEFAULT_DHT : dht }),
         ...(alternatePort === undefined ? {} : { alternatePort }),
         ...(alternateHost === undefined ? {} : { alternateHost }),
         ...(listen[0] === undefined ? {} : { listen: listen[0] }),
@@ -119,9 +129,12 @@ left or the time of --drain is over. A second signal ends it at once.
         url: server.url,
         reflectors: server.reflectors,
         ...(ledgerId === undefined ? {} : { ledger: ledgerId }),
+        ...(server.dht === undefined ? {} : { dht: server.dht }),
       })
       out.say(`listening: ${server.url}`)
       if (server.ledger !== undefined) out.say(`${server.ledger.name}: ${ledgerId}, ${server.ledger.size} entries`)
+      if (server.dht !== undefined)
+        out.say(`node of a DHT: peerline up --dht ${server.dht}, and the same to ping and send`)
       if (server.reflectors.length > 0) out.say(`reflecting also at: ${server.reflectors.join(', ')}`)
       out.say(`peers come in with: peerline up --rendezvous '${server.url}'`)
       await stopping(signal)

@@ -8,6 +8,7 @@ import {
   type AllowOption,
   type AskOption,
   addAllow,
+  addAnnounce,
   addJson,
   addPeer,
   type JsonOption,
@@ -19,7 +20,7 @@ import { tellOfPaths } from './session-news.ts'
 
 export function addUpCommand(program: Command): void {
   const command = program.command('up').description('stay online, answer pings, and tell of sessions')
-  addJson(addAllow(addPeer(command)))
+  addJson(addAllow(addAnnounce(addPeer(command))))
   command.option('--ask', 'ask in this terminal what a peer may do that no rule decides')
   command.addHelpText(
     'after',

@@ -13,6 +13,7 @@ import { Peer } from '../peer/index.ts'
 import { MAX_REFLECTORS, RENDEZVOUS_PROTOCOL } from '../signaling/index.ts'
 import { MAX_MOVING_MS } from '../signaling/rendezvous-wire.ts'
 import { Alternates } from './alternates.ts'
+import { DhtService } from './dht-service.ts'
 import { LedgerService } from './ledger-service.ts'
 import { Port } from './port.ts'
 import { ReflectorLimits, serveStunTcp, UdpReflector } from './reflector.ts'
@@ -52,6 +53,11 @@ export interface ServerOptions {
    * shown it must have for ever: one that loses something in a power cut is taken for one that was changed. @default none
    */
   readonly ledger?: string | LeafSource
+  /**
+   * A node of a DHT of one's own, for peers to begin with: `host:port` of IPv4 and UDP; an empty host is where the server listens, port
+   * 0 any free one. Anybody who reaches it may be a node as well. It needs the package `bittorrent-dht`. @default none
+   */
+  readonly dht?: string
   /** Reflectors of others, `host:port`, that peers are told of: the more they are apart, the more a peer learns. At most 4. */
   readonly reflectors?: readonly string[]
 }
@@ -71,6 +77,7 @@ export class Server {
   readonly #relay: RelayService | undefined
   readonly #rendezvous: RendezvousService
   readonly #ledger: LedgerService | undefined
+  readonly #dht: DhtService | undefined
   readonly #address: string
   readonly #health: { status: 'ok' | 'draining' }
   #draining: Promise<void> | undefined
@@ -87,6 +94,7 @@ export class Server {
     relay: RelayService | undefined
     rendezvous: RendezvousService
     ledger: LedgerService | undefined
+    dht: DhtService | undefined
     address: string
     health: { status: 'ok' | 'draining' }
   }) {
@@ -97,6 +105,7 @@ export class Server {
     this.#relay = parts.relay
     this.#rendezvous = parts.rendezvous
     this.#ledger = parts.ledger
+    this.#dht = parts.dht
     this.#address = parts.address
     this.#health = parts.health
   }
@@ -104,7 +113,7 @@ export class Server {
   /**
    * Starts a server.
    * @throws PeerlineError `ERR_PEERLINE_ADDRESS_IN_USE`, `ERR_PEERLINE_TLS`, `ERR_PEERLINE_INVALID`, `ERR_PEERLINE_KEY_FILE`;
-   *   as `LogLedger.open`
+   *   as `LogLedger.open`, and as `Dht.open`
    */
   static async create(options: ServerOptions = {}): Promise<Server> {
     const { host, port: wanted } = parseHostPort(options.listen ?? `:${DEFAULT_PORT}`, { defaultPort: DEFAULT_PORT })
@@ -160,14 +169,22 @@ export class Server {
     try {
       if (options.ledger !== undefined) ledger = await LedgerService.open(options.ledger, peer)
       const { port, reflector, bound } = await bindBoth(makePort, limits, host, wanted)
-      const alternates = await openAlternates(options, reflector, limits).catch(async (error: unknown) => {
-        await Promise.all([port.close(), reflector.close()])
+      let alternates: Alternates | undefined
+      let dht: DhtService | undefined
+      try {
+        alternates = await openAlternates(options, reflector, limits)
+        if (options.dht !== undefined) {
+          const publicHost = publicUrl === undefined ? undefined : parseServerAddress(publicUrl).host
+          dht = await DhtService.open({ listen: options.dht, beside: bound.host, publicHost, reachable: reachableHost })
+        }
+      } catch (error) {
+        await Promise.all([port.close(), reflector.close(), alternates?.close()])
         throw error
-      })
+      }
       rendezvous.reflectors = [...named(alternates, bound.host), ...elsewhere]
       const scheme = options.tls === undefined ? 'ws' : 'wss'
       const address = publicUrl ?? `${scheme}://${formatHostPort(reachableHost(bound.host), bound.port)}`
-      return new Server({ peer, port, reflector, alternates, relay, rendezvous, ledger, address, health })
+      return new Server({ peer, port, reflector, alternates, relay, rendezvous, ledger, dht, address, health })
     } catch (error) {
       await peer.close()
       await ledger?.close()
@@ -193,6 +210,11 @@ export class Server {
   /** The ledger that peers may read and write. */
   get ledger(): LeafSource | undefined {
     return this.#ledger?.ledger
+  }
+
+  /** Where peers find the node of a DHT: `host:port`; undefined without one. */
+  get dht(): string | undefined {
+    return this.#dht?.address
   }
 
   /** Circuits joined now. */
@@ -263,7 +285,8 @@ export class Server {
     this.#stopDraining?.()
     this.#relay?.close()
     await this.peer.close({ signal: this.#cut.signal })
-    await Promise.all([this.#port.close(), this.#reflector.close(), this.#alternates?.close(), this.#ledger?.close()])
+    const [port, reflector, alternates] = [this.#port, this.#reflector, this.#alternates]
+    await Promise.all([port, reflector, alternates, this.#ledger, this.#dht].map((one) => one?.close()))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -6,7 +6,7 @@ import { freePort } from '../../src/network/free-port.compliance.ts'
 import { World } from './command.ts'
 
 const COMMANDS = [
-  ...['id', 'serve', 'up', 'ping', 'send', 'receive', 'pipe'],
+  ...['id', 'serve', 'up', 'invite', 'join', 'ping', 'send', 'receive', 'pipe'],
   ...['allow', 'deny', 'ban', 'unban', 'rules', 'peers', 'log', 'doctor', 'demo'],
 ]
 
@@ -30,6 +30,34 @@ test('help is there for all commands, and tells every exit code', async () => {
     expect(help.stdout).toMatch(/^Usage: peerline/)
   }
   for (const help of each.slice(0, -1)) expect(help.stdout).toMatch(/\nExamples:\n {2}/)
+})
+
+test('help shows first what a command is for, then what is the same for all', async () => {
+  const world = await World.make()
+  for (const [name, own] of [
+    ['invite', '--uses'],
+    ['ping', '--count'],
+    ['up', '--ask'],
+  ] as const) {
+    const { stdout } = await world.run('a', [name, '--help'])
+    const [at, network, shared] = [own, '\nNetwork:\n', '--rendezvous <url>'].map((text) => stdout.indexOf(text))
+    expect([at! > 0, at! < network!, network! < shared!], stdout).toEqual([true, true, true])
+  }
+})
+
+test('help that nobody reads to its end is no failure', async () => {
+  const world = await World.make()
+  const help = world.start('a', ['--help'])
+  help.child.stdout!.destroy()
+  expect([await help.code(), help.stderr]).toEqual([EXIT.SIGPIPE, ''])
+})
+
+test('what is wrong with a command line is said with whose help to read', async () => {
+  const world = await World.make()
+  const said = async (...args: string[]) => (await world.run('a', args)).stderr
+  expect(await said('ping')).toMatch(/^peerline: .* See peerline ping --help\.\n$/)
+  expect(await said('ping', 'x', '--announce')).toMatch(/unknown option '--announce'\. See peerline ping --help\.\n$/)
+  expect(await said('frobnicate')).toMatch(/ See peerline --help\.\n$/)
 })
 
 test('what no user of the command can bring about still has its exit code', () => {

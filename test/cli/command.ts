@@ -2,11 +2,10 @@
  * The built command as child processes, each with a home of its own, and hands to follow what they print.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { onTestFinished } from 'vitest'
+import { temporaryDirectory } from '../../src/temporary.compliance.ts'
 
 const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 
@@ -108,13 +107,6 @@ export class Running {
   }
 }
 
-/** A directory that is removed with the test. */
-export async function makeDirectory(): Promise<string> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'peerline-cli-'))
-  onTestFinished(() => rm(directory, { recursive: true, force: true }))
-  return directory
-}
-
 /** A place where commands run: a home, and the server they know. */
 export class World {
   readonly home: string
@@ -127,7 +119,7 @@ export class World {
   }
 
   static async make(): Promise<World> {
-    return new World(await makeDirectory())
+    return new World(await temporaryDirectory())
   }
 
   /** A path below the home. */

@@ -60,7 +60,11 @@ describe('the command line', () => {
   test('a peer that nothing leads to', async () => {
     const world = await World.make()
     const ping = ['ping', await world.id('b')]
-    await expectFailure(await world.run('a', [...ping, '--no-lan']), EXIT.USAGE, /--rendezvous, --ledger or --address/)
+    await expectFailure(
+      await world.run('a', [...ping, '--no-lan']),
+      EXIT.USAGE,
+      /--rendezvous, --ledger, --dht or --address/,
+    )
     // Without a server it is sought around here.
     await expectFailure(await world.run('a', ping), EXIT.OFFLINE, /does not answer on the local network/)
   })

@@ -1,9 +1,9 @@
-/** `peers --lan`: in network namespaces, for what it lists is what the network holds. */
+/** Commands on a local network: in network namespaces, for what they find is what the network holds. */
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, describe, expect, test } from 'vitest'
 import { Namespaces, noNamespaces } from '../../src/network/namespaces.compliance.ts'
-import { makeDirectory } from './command.ts'
+import { temporaryDirectory } from '../../src/temporary.compliance.ts'
 
 const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
 const missing = noNamespaces()
@@ -50,7 +50,7 @@ describe.skipIf(missing !== undefined)('who is on the local network', () => {
       })`,
     )
     const id = (await announcing.next()) as string
-    const home = await makeDirectory()
+    const home = await temporaryDirectory()
     const lan = ['peers', '--lan']
     const listed = await command(home, ...lan, '--json', '--for', '2s')
     expect([listed.code, listed.stderr]).toEqual([0, ''])
@@ -76,9 +76,48 @@ describe.skipIf(missing !== undefined)('who is on the local network', () => {
     expect(await announcing.ended).toBe('')
   })
 
+  test('is found by its id alone, by who asks nobody who else is there', async () => {
+    await machines()
+    const heard = network.module(
+      'a',
+      `import { createSocket } from 'node:dgram'
+      const open = []
+      let count = 0
+      for (const [port, group] of [[5353, '224.0.0.251'], [61457, '239.255.112.108']]) {
+        const socket = createSocket({ type: 'udp4', reuseAddr: true })
+        socket.on('message', (_, { address }) => { if (address === '10.88.0.2') count++ })
+        await new Promise((resolve) => socket.bind(port, resolve))
+        socket.addMembership(group, '10.88.0.1')
+        open.push(socket)
+      }
+      say('open')
+      onLine((line) => {
+        say(count)
+        if (line !== 'close') return
+        for (const socket of open) socket.close()
+        process.stdin.destroy()
+      })`,
+    )
+    await heard.next()
+    const home = await temporaryDirectory()
+    const env = [`HOME=${home}`, `PEERLINE_IDENTITY=${path.join(home, 'a.key')}`]
+    const up = network.start('a', 'env', [...env, process.execPath, MAIN, 'up', '--json', '--allow', 'all'])
+    const ready = await new Promise<Buffer>((resolve) => up.stdout.once('data', resolve))
+    const { peerId } = JSON.parse(String(ready).split('\n')[0]!)
+    const pinged = await command(home, 'ping', peerId, '--count', '1')
+    expect(pinged, pinged.stderr).toMatchObject({ code: 0 })
+    heard.tell('count')
+    expect(await heard.next()).toBe(0)
+    await command(home, 'peers', '--lan', '--for', '1s')
+    heard.tell('close')
+    expect(await heard.next()).toBeGreaterThan(0)
+    expect(await heard.ended).toBe('')
+    up.kill('SIGTERM')
+  })
+
   test('where nobody is, says so', async () => {
     await machines()
-    const home = await makeDirectory()
+    const home = await temporaryDirectory()
     const { stdout, stderr, code } = await command(home, 'peers', '--lan', '--for', '1s')
     expect([stdout, stderr, code]).toEqual(['', 'nobody announces itself on the local network\n', 0])
   })

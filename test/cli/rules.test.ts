@@ -110,7 +110,7 @@ describe('when nobody runs', () => {
     expect(await events(world, 'peers')).toEqual([
       {
         ...{ peer: a, name: 'alice', note: null, groups: ['friends'], tags: [], lastMet: null },
-        ...{ addresses: ['192.0.2.7:4401'], session: null, banned: false },
+        ...{ addresses: ['192.0.2.7:4401'], rendezvous: [], session: null, banned: false },
       },
     ])
     const people = await world.run('b', ['peers'])

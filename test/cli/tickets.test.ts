@@ -90,6 +90,30 @@ describe('a ticket', () => {
     expect(joining.stderr).toContain(`give --rendezvous '${url}' from now on`)
   })
 
+  test('leads back to its peer by the id alone, by the server that it names, wherever that peer is by now', async () => {
+    const world = await World.make()
+    const { url } = await world.serve()
+    const inviting = world.start('a', ['invite', ...HERE, '--json'])
+    const ticket = await ticketOf(inviting)
+    // The other machine has no server of its own.
+    delete world.env.PEERLINE_RENDEZVOUS
+    const joining = await world.run('b', ['join', ...HERE, ticket])
+    expect([await joining.code(), await inviting.code()], joining.stderr).toEqual([EXIT.OK, EXIT.OK])
+    const { peerId } = await world.ready('a', ['up', '--listen', '127.0.0.2:0', '--no-lan', '--rendezvous', url])
+    const { events } = await world.run('b', ['peers', '--json'])
+    expect(events).toEqual([
+      expect.objectContaining({ peer: peerId, rendezvous: [url], lastMet: expect.any(Number), session: null }),
+    ])
+    const ping = (...options: string[]) => world.run('b', ['ping', peerId, ...HERE, '--count', '1', ...options])
+    const alone = await ping()
+    expect(await alone.code(), alone.stderr).toBe(EXIT.OK)
+    // A server of its own that is gone keeps nobody from asking there.
+    const dead = await ping('--rendezvous', `ws://127.0.0.1:1#${await world.id('server')}`)
+    expect(await dead.code(), dead.stderr).toBe(EXIT.OK)
+    // What was joined is remembered; what was dialled changes nothing.
+    expect((await world.run('b', ['peers', '--json'])).events).toEqual(events)
+  })
+
   test('without a capability lets nobody in', async () => {
     const world = await World.make()
     const inviting = world.start('a', ['invite', ...HERE, '--no-capability', '--json'])
@@ -127,6 +151,10 @@ describe('a ticket', () => {
       `ws://127.0.0.1:1#${await world.id('b')}`,
     ])
     expect((await world.run('a', ['join', await ticketOf(own)])).stderr).toMatch(/ticket of this machine itself/)
+    const sound = writeTicket({ peer: Identity.generate().peerId })
+    expect((await world.run('a', ['join', sound, '--announce'])).stderr).toMatch(
+      /--announce is for a command that stays/,
+    )
   })
 
   test.each([
