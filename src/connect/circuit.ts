@@ -3,14 +3,15 @@
  */
 import { scopeOf } from '../network/address.ts'
 import { type FramedPath, RelayPath } from '../path/index.ts'
+import { under } from '../pause.ts'
 import type { CircuitOffer } from './candidate.ts'
 import { PATH_ATTEMPT_MS } from './race.ts'
 import { dialServer, parseServerAddress } from './url.ts'
 
 /** Opens our end of a circuit. @throws PeerlineError when the relay is not reached, or what the signal says */
 export async function openCircuit(relay: string, token: Uint8Array, signal: AbortSignal): Promise<RelayPath> {
-  const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
-  return new RelayPath(await dialServer(parseServerAddress(relay), { signal: limited }), relay, token)
+  const dial = (limited: AbortSignal) => dialServer(parseServerAddress(relay), { signal: limited })
+  return new RelayPath(await under([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)], dial), relay, token)
 }
 
 export interface JoinOptions {

@@ -90,13 +90,23 @@ export class DirectDialer {
     })
   }
 
-  /** A session with a server, over what its URL says, from a port of our choice if there is one. It does not count. */
+  /**
+   * A session with a server, over what its URL says, from a port of our choice if there is one. It does not count.
+   * @throws PeerlineError `ERR_PEERLINE_DENIED` when its address is shut out; as `dialServer`, and of the handshake
+   */
   async server(
     url: ServerUrl & { readonly peer: PeerId },
     { signal, localPort }: { signal: AbortSignal; localPort?: number | undefined },
   ): Promise<Session> {
-    const limited = AbortSignal.any([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)])
-    const path = new FramedPath('tcp', await dialServer(url, { signal: limited, localPort }))
+    const { mayUse } = this.#options
+    if (isIP(url.host) > 0 && !mayUse(url.host)) throw shutOut(url.address)
+    const dial = (limited: AbortSignal) => dialServer(url, { signal: limited, localPort })
+    const path = new FramedPath('tcp', await under([signal, AbortSignal.timeout(PATH_ATTEMPT_MS)], dial))
+    const host = hostOf(path.remote)
+    if (host !== undefined && !mayUse(host)) {
+      path.destroy()
+      throw shutOut(url.address)
+    }
     const started = performance.now()
     const keys = await dialOverPath(this.#options.identity, url.peer, path, { signal })
     const session = this.#options.newSession(keys, url.peer, { server: true })
@@ -147,9 +157,12 @@ async function open(
   const host = path === undefined ? undefined : hostOf(path.remote)
   if (path !== undefined && (host === undefined || mayUse(host))) return path
   path?.destroy()
-  throw new PeerlineError('ERR_PEERLINE_DENIED', `this peer has banned ${addresses.join(', ')}`, {
-    recover: 'Lift the ban of the address.',
-  })
+  throw shutOut(addresses.join(', '))
+}
+
+function shutOut(where: string): PeerlineError {
+  const recover = 'Lift the ban of the address.'
+  return new PeerlineError('ERR_PEERLINE_DENIED', `this peer has banned ${where}`, { recover })
 }
 
 /**

@@ -2,7 +2,7 @@
  * One peer of the address book: what is known of it, as text that a person may write, and as JSON that may be anything.
  */
 import { type Fields, fields, MAX_TIME_MS } from '../bytes/index.ts'
-import { PeerlineError } from '../errors.ts'
+import { invalid } from '../errors.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import {
   AddressList,
@@ -75,6 +75,8 @@ export interface Entry {
   topics: readonly string[]
   dial: DialSettings | undefined
   lastMet: number | undefined
+  /** Of the newest record that was read since the start: an older one tells nothing any more. */
+  sequence: number
 }
 
 /** True when the user has said something about the peer: it is not dropped. */
@@ -139,6 +141,7 @@ export function readEntry(json: unknown): Entry {
     ),
     dial: all.optional('dial', (at) => readDial(all.map(at))),
     lastMet,
+    sequence: 0,
   }
 }
 
@@ -219,8 +222,4 @@ export function checkNote(text: string): void {
   const fits = typeof text === 'string' && text.length <= MAX_NOTE_CHARS
   if (!fits) throw invalid(`a note has at most ${MAX_NOTE_CHARS} characters`)
   if (UNSHOWABLE.test(text.replaceAll(/[\n\t]/g, ''))) throw invalid('a note has only characters that can be seen')
-}
-
-function invalid(message: string, cause?: unknown): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message, { cause })
 }

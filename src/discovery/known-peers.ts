@@ -8,8 +8,8 @@
  *   marked (a tag, name, note, address or way to dial) are never dropped.
  * - What the user does fails loudly; what others tell is taken as far as it is valid and fits.
  */
-import { fields } from '../bytes/index.ts'
-import { isPeerlineError, PeerlineError } from '../errors.ts'
+import { fields, strictly } from '../bytes/index.ts'
+import { invalid, isPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import { type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
 import { AddressList, dialableAddress, MAX_ADDRESSES } from './address-list.ts'
@@ -126,11 +126,17 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
 
   // ---- what happens on the network ----
 
-  /** A record that a peer has signed was found: where it listens, and where it is to be asked for. */
-  learnRecord({ peerId, addresses, rendezvous, topics }: PeerRecord): void {
+  /**
+   * A record that a peer has signed was found: where it listens, and where it is to be asked for. Whoever passes records on may
+   * pass on an old one: what is older than one that was read before is passed over.
+   */
+  learnRecord({ peerId, sequence, addresses, rendezvous, topics }: PeerRecord): void {
+    if (sequence < (this.#book.entries.get(peerId)?.sequence ?? 0)) return
     this.learn(peerId, addresses, 'record')
     this.learnRendezvous(peerId, rendezvous)
     this.learnTopics(peerId, topics)
+    const entry = this.#book.entries.get(peerId)
+    if (entry !== undefined) entry.sequence = sequence
   }
 
   /**
@@ -309,7 +315,7 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
     const addresses = new AddressList()
     const entry: Entry = {
       ...{ id, addresses, tags: [], rendezvous: [], topics: [] },
-      ...{ name: undefined, note: undefined, dial: undefined, lastMet: undefined },
+      ...{ name: undefined, note: undefined, dial: undefined, lastMet: undefined, sequence: 0 },
     }
     this.#book.touch(entry)
     this.emit('add', { peer: id })
@@ -337,18 +343,4 @@ function canonical(text: string, options: { zone?: boolean; name?: boolean } = {
     if (isPeerlineError(error)) return undefined
     throw error
   }
-}
-
-/** What `read` gives. What it finds wrong is wrong with the file, not with another peer. */
-function strictly<T>(read: () => T): T {
-  try {
-    return read()
-  } catch (error) {
-    if (isPeerlineError(error) && error.code === 'ERR_PEERLINE_PROTOCOL') throw invalid(error.message, error)
-    throw error
-  }
-}
-
-function invalid(message: string, cause?: unknown): PeerlineError {
-  return new PeerlineError('ERR_PEERLINE_INVALID', message, { cause })
 }

@@ -5,18 +5,19 @@
  *                                                                                          --> rendezvous of its own
  *                                                                                          --> peers that may introduce us
  *
- * - Without a rendezvous and without addresses given, those remembered come first: there is nobody who knows better.
+ * - Without a rendezvous and without addresses given, those remembered are tried beside: there is nobody who knows better.
  * - A rendezvous that does not answer is not waited for: what comes after it is tried beside it.
  * - Whoever wants the same at once shares one dial, which goes on until nobody waits for it any more.
  */
 import { toHex } from '../bytes/index.ts'
 import { type Connector, type FindRelays, type Leave, under, untilAborted, type Via } from '../connect/index.ts'
-import type { KnownPeers } from '../discovery/index.ts'
+import type { KnownAddress, KnownPeers } from '../discovery/index.ts'
 import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import type { Session } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import type { Gate } from './gate.ts'
+import { dialable } from './hearsay.ts'
 import { type Resort, together, tryAll } from './last-resorts.ts'
 import type { ConnectOptions } from './options.ts'
 import type { Relays } from './relays.ts'
@@ -47,6 +48,8 @@ export interface DiallingOptions {
   readonly known: KnownPeers
   readonly relays: Relays
   readonly visits: Visits
+  /** Whether an address that a peer, or a record, named may be dialled. */
+  readonly mayDial: (host: string) => boolean
   /** Seeks sessions with peers that may introduce us; undefined where none is known, or they are not to be asked. */
   readonly seekIntroducers: (to: PeerId) => ((signal: AbortSignal) => Promise<Signaling>) | undefined
   /** Learns from the DHT where a peer may be; undefined without one. */
@@ -67,6 +70,8 @@ export interface DiallingOptions {
 const AT_ADDRESSES: ReadonlySet<Via> = new Set<Via>(['auto', 'direct', 'tcp'])
 
 type Dial = ConnectOptions & { readonly via: Via; readonly signal: AbortSignal }
+
+type Directly = { signal: AbortSignal; leave: Leave; capability?: Uint8Array | undefined }
 
 /** A dial under way, and how many wait for it. */
 interface Running {
@@ -136,8 +141,11 @@ export class Dialling {
       return tryAll([here, ...(signals ? [asked] : []), ...this.#others(id, dial, leave)], signal)
     }
     if (!isOnline()) {
-      const others = this.#others(id, dial, leave)
-      return tryAll([...(signals || others.length === 0 ? [asked] : []), ...others], signal)
+      const [likeliest, ...others] = this.#others(id, dial, leave)
+      if (likeliest === undefined) return tryAll([asked], signal)
+      // The local network, and mutual peers, take their time to say no.
+      const places = [{ ...likeliest, beside: !hasRendezvous() }, ...others]
+      return tryAll([...(signals ? [asked] : []), ...places], signal)
     }
     try {
       // It is there, and knows better than anybody else.
@@ -172,23 +180,28 @@ export class Dialling {
   #places(id: PeerId, dial: Dial, leave: Leave): Resort<Session>[] {
     const { known, visits } = this.#options
     const { via, addresses = [], capability } = dial
-    const remembered = AT_ADDRESSES.has(via) && addresses.length === 0 ? known.addressesOf(id) : []
+    const remembered = AT_ADDRESSES.has(via) && addresses.length === 0 ? (known.get(id)?.addresses ?? []) : []
     const places: Resort<Session>[] = visits.at(known.rendezvousOf(id)).map(({ medium, relays }) => {
       // Its relay is ours for the time: we may have none.
       const visit = (signal: AbortSignal) => this.#dialBy(id, { ...dial, medium, signal }, leave, relays)
       return { ...resort(visit), final: false }
     })
     if (remembered.length > 0) {
-      places.unshift(resort((signal) => this.#direct(id, remembered, { signal, leave, capability })))
+      places.unshift(resort((signal) => this.#remembered(id, remembered, { signal, leave, capability })))
     }
     return places
   }
 
-  async #direct(
-    id: PeerId,
-    addresses: readonly string[],
-    options: { signal: AbortSignal; leave: Leave; capability?: Uint8Array | undefined },
-  ): Promise<Session> {
+  async #remembered(id: PeerId, places: readonly KnownAddress[], options: Directly): Promise<Session> {
+    const addresses = await dialable(places, this.#options.mayDial, options.signal)
+    if (addresses.length > 0) return this.#direct(id, addresses, options)
+    throw new PeerlineError(
+      'ERR_PEERLINE_UNREACHABLE',
+      `nothing that is known of ${id} is an address that may be dialled`,
+    )
+  }
+
+  async #direct(id: PeerId, addresses: readonly string[], options: Directly): Promise<Session> {
     const { connector, known } = this.#options
     try {
       const session = await connector.direct.dial(id, addresses, options)

@@ -2,7 +2,7 @@
  * How a peer finds others, and is found: its media, the relays where it may be met, the DHT, and the order in which all of
  * that is tried when it dials.
  */
-import { type Candidate, type Connector, under } from '../connect/index.ts'
+import { type Candidate, type Connector, mayDial, under } from '../connect/index.ts'
 import type { LanNeighbour } from '../discovery/index.ts'
 import type { Identity, PeerId, RecordContent } from '../identity/index.ts'
 import { formatHostPort } from '../network/address.ts'
@@ -11,6 +11,7 @@ import { DhtPlace } from './dht-place.ts'
 import { Dialling } from './dialling.ts'
 import type { Gate } from './gate.ts'
 import type { Handlers } from './handlers.ts'
+import { dialable } from './hearsay.ts'
 import type { KeptLedgers } from './ledgers.ts'
 import { lanModeOf, Media, type MediaHost, type ServerAddress } from './media.ts'
 import type { Memory } from './memory.ts'
@@ -75,9 +76,9 @@ export class Finding {
       options,
     )
     this.#dialling = new Dialling({
-      ...{ connector, gate, known: memory.known, relays: this.relays },
+      ...{ connector, gate, known: memory.known, relays: this.relays, mayDial: this.#mayDial },
       visits: new Visits({
-        ...{ connector, closing, loopback: host.loopback },
+        ...{ connector, closing, mayDial: this.#mayDial },
         own: () => urls.map(({ address }) => address),
         isBanned: (peer) => memory.bans.isBanned(peer),
       }),
@@ -99,10 +100,17 @@ export class Finding {
     return this.#dialling.dial(...how)
   }
 
+  readonly #mayDial = (host: string): boolean => {
+    const { loopback, gate } = this.#host
+    return mayDial(host, { loopback: loopback() }) && gate.mayUse(host)
+  }
+
   /** Dials a peer of the address book where it was, for what it may do for us. */
-  async #dialKnown(id: PeerId, addresses: readonly string[], signal: AbortSignal): Promise<Session> {
-    const leave = await this.#host.gate.permit(id, signal)
-    return this.#host.connector.direct.dial(id, addresses, { signal, leave })
+  async #dialKnown(id: PeerId, signal: AbortSignal): Promise<Session> {
+    const { gate, memory, connector } = this.#host
+    const leave = await gate.permit(id, signal)
+    const addresses = await dialable(memory.known.get(id)?.addresses ?? [], this.#mayDial, signal)
+    return connector.direct.dial(id, addresses, { signal, leave })
   }
 
   /**

@@ -18,7 +18,7 @@ import { type ErrorCode, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { hostOf } from '../network/address.ts'
 import type { Bans } from '../policy/bans.ts'
-import { type Decision, refusal } from '../policy/decision.ts'
+import { type Decision, isStanding, refusal } from '../policy/decision.ts'
 import type { Firewall } from '../policy/firewall.ts'
 import { ConnectionLimits, type ConnectionLimitsOptions } from '../policy/peer-limits.ts'
 import type { PermissionNames, Question } from '../policy/rule.ts'
@@ -197,14 +197,14 @@ export class Gate {
     const before = this.#changes
     const decision = this.#firewall.settle(question)
     // Whoever was told of the decision may have set another rule.
-    if (decision?.action === 'allow' && this.#changes !== before && !this.#firewall.stands(decision)) {
+    if (decision?.action === 'allow' && this.#changes !== before && !this.#isAllowed(session, decision)) {
       return this.#refuse(stream, 'ERR_PEERLINE_DENIED')
     }
     if (decision !== undefined) return this.#begin(session, stream, decision, serve)
     this.#firewall.admit(question, { signal: leaving(stream) }).then(
       (asked) => {
         // The answer was a moment on its way.
-        if (this.#firewall.stands(asked)) this.#begin(session, stream, asked, serve)
+        if (this.#isAllowed(session, asked)) this.#begin(session, stream, asked, serve)
         else this.#refuse(stream, 'ERR_PEERLINE_DENIED')
       },
       (error: PeerlineError) => this.#refuse(stream, error.code),
@@ -235,7 +235,17 @@ export class Gate {
   stands({ entry, decision }: Held): boolean {
     const { peer, leave, cut } = entry
     if (cut || this.#bans.isBanned(peer)) return false
-    return (leave === undefined || this.#firewall.stands(leave)) && this.#firewall.stands(decision)
+    return (leave === undefined || this.#firewall.stands(leave)) && this.#standsFor(entry, decision)
+  }
+
+  /** Whether the rules still allow a stream of the other side's, with a server those that are of it. */
+  #isAllowed(session: Session, decision: Decision): boolean {
+    return this.#standsFor(this.#entryOf.get(session), decision)
+  }
+
+  #standsFor(entry: Entry | undefined, decision: Decision): boolean {
+    const now = this.#firewall.again(decision)
+    return isStanding(now) && !(entry?.server === true && now.rule?.subject === 'everyone')
   }
 
   /** Has `cut` called when a handler may not go on, whatever has become of its stream. Gives what ends that. */
@@ -313,7 +323,7 @@ export class Gate {
     entry.streams = entry.streams.filter(({ stream }) => !stream.done)
     for (const { stream, decision } of [...entry.streams]) {
       // Not as one that was refused: it may have been served in part.
-      if (!this.#firewall.stands(decision)) stream.reset(StreamCode.CANCELLED)
+      if (!this.#standsFor(entry, decision)) stream.reset(StreamCode.CANCELLED)
     }
   }
 
@@ -341,7 +351,8 @@ export class Gate {
   }
 
   #isBannedRemote(remote: string): boolean {
-    const host = hostOf(remote)
+    // A path to a server may be named by its URL.
+    const host = hostOf(/^wss?:\/\/([^/]+)/.exec(remote)?.[1] ?? remote)
     return host !== undefined && this.#bans.isBannedAddress(host)
   }
 }

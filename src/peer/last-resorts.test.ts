@@ -55,6 +55,21 @@ test('each has a head start; all go on until one works, which ends the others', 
   expect(vi.getTimerCount()).toBe(0)
 })
 
+test('one that is to go beside another begins with it, and the next waits for both', async () => {
+  const all = [new Fake(), Object.assign(new Fake(), { beside: true }), new Fake()]
+  const made = tryAll(all, signal)
+  await vi.advanceTimersByTimeAsync(1_000)
+  expect(all.map(({ begunAt }) => begunAt)).toEqual([start, start, undefined])
+  all[0]!.reject(offline())
+  await vi.advanceTimersByTimeAsync(500)
+  expect(all[2]!.begunAt).toBeUndefined()
+  all[1]!.reject(offline())
+  await vi.advanceTimersByTimeAsync(0)
+  expect(all[2]!.begunAt! - start).toBe(1_500)
+  all[2]!.resolve('third')
+  expect(await made).toBe('third')
+})
+
 test('where one has failed the next begins at once', async () => {
   const all = [new Fake(), new Fake()]
   const made = tryAll(all, signal)

@@ -4,7 +4,7 @@
  *     first --3 s, or failed--> second --3 s, or failed--> third …        the first that succeeds ends the others
  */
 import { type ErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
-import { type NoneSucceeded, staggered } from '../staggered.ts'
+import { type NoneSucceeded, staggered, type Tier } from '../staggered.ts'
 
 /** ms that one has to itself before the next is tried beside it: a slow dial, with one packet lost. */
 const HEAD_START_MS = 3_000
@@ -20,6 +20,8 @@ export interface Resort<T> {
   readonly run: (signal: AbortSignal) => Promise<T>
   /** What becomes of a success that comes after another one. */
   readonly late: (made: T) => void
+  /** Begun together with the one before it. @default false */
+  readonly beside?: boolean
   /** When none works, its failure says more than that of the others. @default that of the first does */
   readonly telling?: boolean
   /** False: it is said by a place that we were only sent to, and nothing follows from it for the others. @default true */
@@ -37,10 +39,12 @@ export async function tryAll<T>(resorts: readonly Resort<T>[], signal: AbortSign
   const final = (error: unknown, resort: Resort<T>) =>
     resort.final !== false && isPeerlineError(error) && FINAL.has(error.code)
   try {
-    return await staggered(
-      resorts.map((resort) => ({ ways: [resort], afterMs: HEAD_START_MS })),
-      { run: (resort, each) => resort.run(each), late: (made, resort) => resort.late(made), final, signal },
-    )
+    return await staggered(tiersOf(resorts), {
+      run: (resort, each) => resort.run(each),
+      late: (made, resort) => resort.late(made),
+      final,
+      signal,
+    })
   } catch (error) {
     const { failures, last } = error as NoneSucceeded<Resort<T>>
     const most = resorts.find(({ telling }) => telling) ?? resorts[0]!
@@ -51,6 +55,15 @@ export async function tryAll<T>(resorts: readonly Resort<T>[], signal: AbortSign
       resorts.map((one) => failures.get(one)),
     )
   }
+}
+
+function tiersOf<T>(resorts: readonly Resort<T>[]): Tier<Resort<T>>[] {
+  const tiers: Resort<T>[][] = []
+  for (const resort of resorts) {
+    if (resort.beside && tiers.length > 0) tiers.at(-1)!.push(resort)
+    else tiers.push([resort])
+  }
+  return tiers.map((ways) => ({ ways, afterMs: HEAD_START_MS }))
 }
 
 /** The most telling of several failures, which says what the others say as well. */

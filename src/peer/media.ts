@@ -24,7 +24,7 @@ const SEEK_MS = 4_000
 export type ServerAddress = ReturnType<typeof parseServerUrl>
 
 /** Dials a peer where it was. */
-type Dial = (id: PeerId, addresses: readonly string[], signal: AbortSignal) => Promise<Session>
+type Dial = (id: PeerId, signal: AbortSignal) => Promise<Session>
 
 /** How much is told on the local network; who is not listed tells nothing. */
 export function lanModeOf({ announce = 'listen', listed = true }: PeerOptions): LanMode {
@@ -171,7 +171,7 @@ export class Media {
         .filter(({ id, lastMet, addresses }) => id !== to && lastMet !== undefined && addresses.length > 0)
         .sort((a, b) => b.lastMet! - a.lastMet!)
       const away = met.slice(0, MAX_SOUGHT).filter(({ id }) => this.#host.connector.find(id) === undefined)
-      await Promise.allSettled(away.map(({ id }) => dial(id, known.addressesOf(id), limited)))
+      await Promise.allSettled(away.map(({ id }) => dial(id, limited)))
       if (this.#introductions.introducers > 0) return this.#introductions
       const why = 'no other peer that we have met is where it was'
       throw new PeerlineError('ERR_PEERLINE_OFFLINE', `${to} is not to be reached by introduction: ${why}`)

@@ -8,7 +8,7 @@
  * - A change is saved within a second, and at `close`.
  */
 import { type Damage, KnownPeers, SavedState, type Section, type Store } from '../discovery/index.ts'
-import type { PeerlineError } from '../errors.ts'
+import { PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import type { PeerId } from '../identity/index.ts'
 import { Bans } from '../policy/bans.ts'
@@ -73,11 +73,14 @@ export class Memory extends TypedEventTarget<MemoryEvents> {
 
   /**
    * Lets a peer in by an invitation; that it was used is saved first, so that it is not used again after a crash.
-   * @throws PeerlineError as `Invitations.redeem`, or of the store
+   * @throws PeerlineError as `Invitations.redeem`; `ERR_PEERLINE_BUSY` when it cannot be saved, which says nothing of the store
    */
   readonly redeem = async (capability: Uint8Array, peer: PeerId): Promise<void> => {
-    this.invitations.redeem(capability, peer)
-    await this.flush()
+    const keep = () =>
+      this.flush().catch((cause) => {
+        throw new PeerlineError('ERR_PEERLINE_BUSY', 'the invitation cannot be used now: try again later', { cause })
+      })
+    await this.invitations.redeemKept(capability, peer, keep)
   }
 
   /** What was stored and could not be read; it was set aside, and what it held began empty. */

@@ -2,17 +2,18 @@
  * Rendezvous of others: where a peer said that it may be found, asked when none of ours finds it. We are a guest there: not
  * listed, and gone again soon.
  *
- * What a peer names is dialled for it, so its URLs are judged as its addresses are: a name is looked up first, and nobody is
- * visited in a private network, which a stranger could make us talk to.
+ * What a peer names is dialled for it, so its URLs are judged as its addresses are: a name is looked up first, and dialled as
+ * what it was found to be. Nobody is visited in a private network, which a stranger could make us talk to.
  */
 import { isIP } from 'node:net'
-import { type Connector, mayDial, parseServerUrl, Reservation, under, untilAborted } from '../connect/index.ts'
+import { type Connector, parseServerUrl, Reservation, under, untilAborted } from '../connect/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { formatHostPort, scopeOf } from '../network/address.ts'
-import { resolveReflectors } from '../network/nat-reflectors.ts'
 import type { Session } from '../session/index.ts'
 import { type ExchangeOptions, Rendezvous, type Signaling } from '../signaling/index.ts'
+import { type NoneSucceeded, staggered } from '../staggered.ts'
+import { lookUp } from './hearsay.ts'
 
 /** Rendezvous visited for one peer. */
 const MAX_VISITS = 4
@@ -21,14 +22,17 @@ const MAX_VISITS = 4
 const GO_MS = 10_000
 const LINGER_MS = 40_000
 
+/** ms between its addresses of both families, as between any (connect/race.ts). */
+const STAGGER_MS = 100
+
 type ServerUrl = ReturnType<typeof parseServerUrl>
 
 export interface VisitsHost {
   readonly connector: Connector
   /** Those of our own, by address: these are asked anyway. */
   readonly own: () => readonly string[]
-  /** True when this machine is to be found on loopback. */
-  readonly loopback: () => boolean
+  /** Whether an address that a peer named may be dialled. */
+  readonly mayDial: (host: string) => boolean
   readonly isBanned: (peer: PeerId) => boolean
   readonly closing: AbortSignal
 }
@@ -96,37 +100,50 @@ export class Visits {
   async #go(url: ServerUrl): Promise<Stay> {
     const { connector, closing } = this.#host
     return under([closing, AbortSignal.timeout(GO_MS)], async (signal) => {
-      await this.#check(url, signal)
-      const session = await connector.direct.server(url, { signal })
-      const timer = setTimeout(() => void session.close().catch(() => {}), LINGER_MS)
+      const tiers = (await this.#places(url, signal)).map((place) => ({ ways: [place], afterMs: STAGGER_MS }))
+      const leave = (session: Session) => void session.close().catch(() => {})
+      const session = await staggered(tiers, {
+        run: (place, each) => connector.direct.server(place, { signal: each }),
+        late: leave,
+        signal,
+      }).catch(({ last }: NoneSucceeded<ServerUrl>) => Promise.reject(last))
+      const timer = setTimeout(() => leave(session), LINGER_MS)
       timer.unref?.()
       session.addEventListener('close', () => clearTimeout(timer))
-      const rendezvous = await Rendezvous.register(session, {
-        name: `visiting ${url.address}`,
-        listed: false,
-        onOffer: async () => undefined,
-        signal,
-      })
-      return { session, rendezvous, reservation: undefined }
+      try {
+        const rendezvous = await Rendezvous.register(session, {
+          name: `visiting ${url.address}`,
+          listed: false,
+          onOffer: async () => undefined,
+          signal,
+        })
+        return { session, rendezvous, reservation: undefined }
+      } catch (error) {
+        leave(session)
+        throw error
+      }
     })
   }
 
-  /** @throws PeerlineError `ERR_PEERLINE_DENIED` for a place that no peer may send us to */
-  async #check({ host, port, address }: ServerUrl, signal: AbortSignal): Promise<void> {
-    const loopback = this.#host.loopback()
-    const found =
-      isIP(host) > 0 ? [host] : (await resolveAll(formatHostPort(host, port), signal)).map((place) => place.host)
-    const allowed = (place: string) => mayDial(place, { loopback }) && scopeOf(place) !== 'private'
-    if (found.length > 0 && found.every(allowed)) return
-    throw new PeerlineError('ERR_PEERLINE_DENIED', `${address} is no place that a peer may send us to`, {
-      recover: 'Make it a rendezvous of your own, if you trust it.',
-    })
+  /** Where it is to be dialled. @throws PeerlineError `ERR_PEERLINE_DENIED` for a place that no peer may send us to */
+  async #places(url: ServerUrl, signal: AbortSignal): Promise<ServerUrl[]> {
+    const found = (await lookUp(url.host, url.port, signal)).map(({ host }) => host)
+    const allowed = (host: string) => this.#host.mayDial(host) && scopeOf(host) !== 'private'
+    if (found.length === 0 || !found.every(allowed)) {
+      throw new PeerlineError('ERR_PEERLINE_DENIED', `${url.address} is no place that a peer may send us to`, {
+        recover: 'Make it a rendezvous of your own, if you trust it.',
+      })
+    }
+    // Whoever answers for a name by TLS has to prove it before anything is sent: what is in a private network cannot.
+    if (url.scheme === 'wss' && isIP(url.host) === 0) return [url]
+    return found.map((host) => at(url, host))
   }
 }
 
-function resolveAll(name: string, signal: AbortSignal): Promise<{ readonly host: string }[]> {
-  // Judged here, so nothing is left out before.
-  return resolveReflectors([name], { signal, trusted: true })
+/** The same server, by an address of its host. */
+function at(url: ServerUrl, host: string): ServerUrl {
+  const [, path = ''] = /^\w+:\/\/[^/]+(.*)$/.exec(url.address) ?? []
+  return { ...url, host, address: `${url.scheme}://${formatHostPort(host, url.port)}${path}` }
 }
 
 function read(text: string): ServerUrl | undefined {

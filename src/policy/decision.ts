@@ -35,6 +35,11 @@ export interface Decision {
   readonly cause?: unknown
 }
 
+/** True for a decision about what was let in before, by which that may go on: a rate holds back what comes, and ends nothing. */
+export function isStanding({ action, reason }: Decision): boolean {
+  return action !== 'deny' || reason === 'rate'
+}
+
 /** The error of a denial. It tells the other side neither rule nor reason: those are in the audit log. */
 export function refusal({ reason, question, cause }: Decision): PeerlineError {
   const { direction, object, peer } = question

@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, test, vi } from 'vitest'
-import { Identity } from '../identity/index.ts'
+import { Identity, toDidKey } from '../identity/index.ts'
 import { Firewall, type FirewallOptions } from './firewall.ts'
 import { definePermissions } from './permissions.ts'
 import type { Direction, Question, RuleInput } from './rule.ts'
@@ -282,6 +282,31 @@ describe('what counts', () => {
     expect(firewall.stands(admitted)).toBe(true)
     firewall.set({ subject: ALICE, action: 'deny' })
     expect(firewall.stands(admitted)).toBe(false)
+  })
+
+  test('what a rule for several uses let in ends when the rule is removed', async () => {
+    for (const end of [
+      (firewall: Firewall, id: string) => firewall.remove(id),
+      (firewall: Firewall) => firewall.disallow(ALICE),
+      (firewall: Firewall) => firewall.disallow(toDidKey(ALICE) as Question['peer']),
+      (firewall: Firewall) => firewall.load({ version: 1, rules: [], groups: {} }),
+    ]) {
+      const firewall = new Firewall({ rules: [] })
+      const id = firewall.set({ subject: ALICE, direction: 'in', action: 'allow', uses: 3 })
+      const [first, second] = [await firewall.admit(asks('connection')), await firewall.admit(asks('connection'))]
+      expect([first, second].map((one) => firewall.stands(one))).toEqual([true, true])
+      end(firewall, id)
+      expect([first, second].map((one) => firewall.stands(one))).toEqual([false, false])
+    }
+  })
+
+  test('a decision names the rule that counts, where several decide together', () => {
+    const firewall = new Firewall({ rules: [], groups: { a: [ALICE], b: [ALICE] } })
+    firewall.set({ subject: 'group:a', direction: 'in', action: 'allow' })
+    firewall.set({ subject: 'group:b', direction: 'in', action: 'allow', uses: 1 })
+    expect(firewall.decide(asks('/a/1')).rule).toMatchObject({ subject: 'group:b', uses: 1 })
+    expect(firewall.settle(asks('/a/1'))).toMatchObject({ action: 'allow', rule: { subject: 'group:b' } })
+    expect(firewall.decide(asks('/a/1')).rule).toMatchObject({ subject: 'group:a' })
   })
 
   test('a rule that takes the place of one that is used up decides alone', async () => {

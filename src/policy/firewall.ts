@@ -16,7 +16,7 @@ import { TypedEventTarget } from '../events.ts'
 import { type PeerId, parsePeerId } from '../identity/index.ts'
 import { type AskedQuestion, Asking, type Scope } from './asking.ts'
 import { AuditLog } from './audit.ts'
-import { type Decision, refusal } from './decision.ts'
+import { type Decision, isStanding, refusal } from './decision.ts'
 import {
   askApprover,
   type ConnectionRequest,
@@ -235,11 +235,15 @@ export class Firewall extends TypedEventTarget<FirewallEvents> {
    * the owner for this time, goes on until other rules deny it.
    */
   stands(admitted: Decision): boolean {
-    if (this.#settled.has(admitted)) return true
+    return isStanding(this.again(admitted))
+  }
+
+  /** What the rules of now say of what was admitted; see {@link stands}. Nobody is asked, and nothing is taken. */
+  again(admitted: Decision): Decision {
+    if (this.#settled.has(admitted)) return admitted
     const { question, rule } = admitted
     const deciding = this.#book.deciding(question, this.#now(), rule?.uses === undefined ? undefined : rule)
-    const { action, reason } = this.#judge(question, deciding, true)
-    return action !== 'deny' || reason === 'rate'
+    return this.#judge(question, deciding, true)
   }
 
   /**

@@ -181,6 +181,25 @@ export class Invitations extends TypedEventTarget<InvitationsEvents> {
    *   revoked or not known, or when rules deny the peer; `ERR_PEERLINE_LIMIT` when the firewall takes no more rules
    */
   redeem(capability: Uint8Array, peer: PeerId): Invitation {
+    return this.#redeem(capability, peer).invitation
+  }
+
+  /**
+   * @internal As {@link redeem}, and kept by `keep`; where that fails, nobody has come by it.
+   * @throws PeerlineError as `redeem`; what `keep` throws
+   */
+  async redeemKept(capability: Uint8Array, peer: PeerId, keep: () => Promise<void>): Promise<Invitation> {
+    const { invitation, undo } = this.#redeem(capability, peer)
+    try {
+      await keep()
+    } catch (error) {
+      undo()
+      throw error
+    }
+    return invitation
+  }
+
+  #redeem(capability: Uint8Array, peer: PeerId): { readonly invitation: Invitation; readonly undo: () => void } {
     const kept = this.#find(capability)
     const state = kept && this.#stateOf(kept)
     if (kept === undefined) throw refused('the invitation is not known')
@@ -188,7 +207,7 @@ export class Invitations extends TypedEventTarget<InvitationsEvents> {
       throw new PeerlineError('ERR_PEERLINE_EXPIRED', 'the invitation has expired', { recover: ANOTHER })
     }
     if (state === 'revoked') throw refused('the invitation was taken back')
-    if (kept.peers.has(peer)) return this.#view(kept)
+    if (kept.peers.has(peer)) return { invitation: this.#view(kept), undo: () => {} }
     if (state === 'used up') throw refused('the invitation was used before')
     const { action, rule } = this.#firewall.decide({ peer, direction: 'in', object: 'connection' })
     if (action === 'deny' && rule !== undefined && rule.subject !== 'everyone') {
@@ -197,17 +216,40 @@ export class Invitations extends TypedEventTarget<InvitationsEvents> {
     // First of all: whoever is told of the rules may ask again.
     kept.uses--
     kept.peers.add(peer)
+    const uncount = () => {
+      kept.uses++
+      kept.peers.delete(peer)
+    }
+    const before = this.#rules()
+    const { group } = kept.grant
+    const joins = group !== undefined && !this.#firewall.concerns([`group:${group}`], peer)
     let rules: readonly Rule[]
     try {
       rules = this.#admit(peer, kept.grant)
     } catch (error) {
-      kept.uses++
-      kept.peers.delete(peer)
+      uncount()
       throw error
+    }
+    const made = this.#rules()
+    const undo = () => {
+      uncount()
+      const now = this.#rules()
+      for (const { id } of rules) {
+        // What the owner has set meanwhile stays.
+        if (now.get(id) !== made.get(id)) continue
+        const old = before.get(id)
+        if (old === undefined || old.answer === true) this.#firewall.remove(id)
+        else this.#set(old)
+      }
+      if (joins) this.#firewall.removeFromGroup(group, peer)
     }
     const invitation = this.#view(kept)
     this.emit('redeem', { invitation, peer, rules })
-    return invitation
+    return { invitation, undo }
+  }
+
+  #rules(): ReadonlyMap<string, Rule> {
+    return new Map(this.#firewall.list().map((rule) => [rule.id, rule]))
   }
 
   /** Takes an invitation back, by its id; those who came by it stay. @returns false when it is none, or has ended */

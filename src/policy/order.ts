@@ -30,9 +30,6 @@ const KIND = kindOf('order', {
   maxLifeMs: MAX_ORDER_LIFE_MS,
 })
 
-/** Bytes of the largest order. */
-export const MAX_ORDER_BYTES = KIND.maxBytes
-
 /** A verified order. */
 export interface Order extends Life {
   /** Who gives it: proven, but not by that allowed to. */

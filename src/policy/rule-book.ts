@@ -23,6 +23,8 @@ const MAX_RATED_PEERS = 1_000
 interface Held {
   rule: Rule
   readonly rated: KeyedLimiter | undefined
+  /** It was taken out while it had something left. */
+  removed: boolean
 }
 
 /** The rules that decide a question together: one, but for equally specific ones. None: no rule says anything. */
@@ -30,6 +32,8 @@ export type Deciding = readonly Held[]
 
 export class RuleBook {
   readonly #rules = new Map<string, Held>()
+  /** Each rule as it was at some time, for whom it let through then. */
+  readonly #heldOf = new WeakMap<Rule, Held>()
   readonly #of = new Map<Subject, Set<Held>>()
   readonly #members = new Map<string, Set<PeerId>>()
   readonly #groupsOf = new Map<PeerId, Set<string>>()
@@ -75,8 +79,9 @@ export class RuleBook {
             capacity: MAX_RATED_PEERS,
             ...(this.#monotonic === undefined ? {} : { now: this.#monotonic }),
           })
-    const held = { rule, rated }
+    const held = { rule, rated, removed: false }
     this.#rules.set(rule.id, held)
+    this.#heldOf.set(rule, held)
     const others = this.#of.get(rule.subject)
     if (others === undefined) this.#of.set(rule.subject, new Set([held]))
     else others.add(held)
@@ -89,17 +94,23 @@ export class RuleBook {
   delete(id: string): Rule | undefined {
     const held = this.#rules.get(id)
     if (held === undefined) return undefined
-    this.#rules.delete(id)
+    held.removed = true
+    this.#takeOut(held)
+    return held.rule
+  }
+
+  #takeOut(held: Held): void {
+    this.#rules.delete(held.rule.id)
     const others = this.#of.get(held.rule.subject)
     others?.delete(held)
     if (others?.size === 0) this.#of.delete(held.rule.subject)
     if (held.rule.answer === true) this.#answers[kindOf(held.rule)]--
     if (held.rule.expiresAt !== undefined) this.#expiring--
-    return held.rule
   }
 
   /** Takes all rules and groups out. */
   clear(): void {
+    for (const held of this.#rules.values()) held.removed = true
     for (const all of [this.#rules, this.#of, this.#members, this.#groupsOf]) all.clear()
     this.#memberships = 0
     this.#expiring = 0
@@ -108,7 +119,8 @@ export class RuleBook {
 
   /**
    * The rules that decide a question at `now`, ms since 1970.
-   * @param spent a rule that counts as if it had its last use still, unless another stands in its place
+   * @param spent a rule of this book that counts as if it had its last use still, unless another stands in its place, or it was
+   *   taken out before
    */
   deciding(question: Question, now: number, spent?: Rule): Deciding {
     let best: Held[] = []
@@ -123,8 +135,9 @@ export class RuleBook {
       for (const held of this.#of.get(subject) ?? []) consider(held)
     }
     if (spent === undefined || !this.concerns(spent.subject, question.peer)) return best
+    if (this.#heldOf.get(spent)?.removed === true) return best
     const there = this.get(spent.id)
-    if (there === undefined || there.uses === 0) consider({ rule: spent, rated: undefined })
+    if (there === undefined || there.uses === 0) consider({ rule: spent, rated: undefined, removed: false })
     return best
   }
 
@@ -139,8 +152,9 @@ export class RuleBook {
       const { uses, expiresAt } = held.rule
       if (uses === undefined) continue
       held.rule = Object.freeze({ ...held.rule, uses: uses - 1 })
+      this.#heldOf.set(held.rule, held)
       // one that has a time as well stays until then: what it let in is to end with it
-      if (uses === 1 && expiresAt === undefined) this.delete(held.rule.id)
+      if (uses === 1 && expiresAt === undefined) this.#takeOut(held)
     }
   }
 

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
-import { Identity, type PeerId } from '../identity/index.ts'
+import { Identity, type PeerId, toDidKey } from '../identity/index.ts'
 import { Firewall, type FirewallOptions } from './firewall.ts'
 import { type Arrival, type Exchange, type Handshake, Trust, type TrustOptions } from './trust.ts'
 
@@ -594,6 +594,16 @@ describe('a handshake', () => {
       expect(await arriving).toBe(false)
       expect(trust.isTrusted(ALICE)).toBe(false)
     }
+  })
+
+  test('ends when its peer is distrusted, in whatever form that is named', async () => {
+    const { handshake, running } = stepped()
+    const { trust } = world({ handshake })
+    const arriving = trust.arrived(ALICE, nothing, { signal: session().signal })
+    trust.distrust(toDidKey(ALICE) as PeerId)
+    running[0]!.resolve(true)
+    expect(await arriving).toBe(false)
+    expect(trust.isTrusted(ALICE)).toBe(false)
   })
 
   test('is one, whatever the number of sessions', async () => {

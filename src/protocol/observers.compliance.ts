@@ -131,15 +131,6 @@ export class Observers {
   }
 }
 
-/** A port that was free a moment ago. */
-export async function freePort(): Promise<number> {
-  const server = net.createServer().listen(0, ASKER)
-  await once(server, 'listening')
-  const { port } = server.address() as net.AddressInfo
-  await new Promise((resolve) => server.close(resolve))
-  return port
-}
-
 function make(initiator: boolean, peer: PeerId, onStream: (stream: Stream) => void): Session {
   return new Session({ keys: testKeys(initiator), peer, onStream, reconnectMs: 5_000 })
 }

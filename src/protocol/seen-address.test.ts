@@ -1,13 +1,12 @@
 import { createSocket, type Socket } from 'node:dgram'
 import { once } from 'node:events'
 import fc from 'fast-check'
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest'
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { decodeCbor, encodeCbor } from '../bytes/index.ts'
 import { isPeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import { UdpSocket } from '../network/udp-socket.ts'
-import { MessageStream, type Stream } from '../session/index.ts'
-import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
+import { MessageStream, type Stream, StreamCode } from '../session/index.ts'
 import {
   type Here,
   type Place,
@@ -18,19 +17,14 @@ import {
   type SeenAddressOptions,
   TOKEN_BYTES,
 } from './seen-address.ts'
+import { useServedPair } from './served-pair.compliance.ts'
 
 const HOST = '127.0.0.1'
 
-let pair: SessionPair
-let onStream: (stream: Stream) => void
+const pair = useServedPair()
 let udp: UdpSocket
 const sockets: Socket[] = []
-const unhandled = vi.fn()
 
-beforeAll(async () => {
-  process.on('unhandledRejection', unhandled)
-  pair = await sessionPair({ onStreamB: (stream) => onStream(stream) })
-})
 beforeEach(async () => {
   udp = await UdpSocket.open({ host: HOST })
 })
@@ -38,12 +32,6 @@ afterEach(async () => {
   vi.useRealTimers()
   await udp.close()
   for (const socket of sockets.splice(0)) await new Promise<void>((resolve) => socket.close(() => resolve()))
-  await vi.waitFor(() => expect([pair.a.state, pair.a.streams, pair.b.streams]).toEqual(['open', 0, 0]))
-})
-afterAll(async () => {
-  await pair.close()
-  process.off('unhandledRejection', unhandled)
-  expect(unhandled).not.toHaveBeenCalled()
 })
 
 const tcp: Place = { kind: 'tcp', host: HOST, port: 4_400 }
@@ -52,7 +40,7 @@ const places = () => [tcp, { kind: 'udp' as const, host: HOST, port: udp.port }]
 /** Somebody who serves the session. */
 function serve(options: Partial<SeenAddressOptions> = {}, from = Identity.generate().peerId): SeenAddress {
   const seen = new SeenAddress({ places, udp: () => udp, ...options })
-  onStream = (stream) => seen.serve(stream, { from, session: pair.b })
+  pair.onStream = (stream) => seen.serve(stream, { from, session: pair.b })
   return seen
 }
 
@@ -128,6 +116,17 @@ describe('who is asked', () => {
     asker.stream.reset()
   })
 
+  test('takes a stream that has ended before it is served, as after a question to the owner', () => {
+    const reset = vi.fn()
+    const ended = { done: false, reset, write: vi.fn(), pipeTo: (sink: { end(): void }) => sink.end() }
+    const seen = serve({ asksPerMinute: 100 })
+    const from = Identity.generate().peerId
+    // More than may be open at once: none of them is.
+    for (let i = 0; i < 65; i++) seen.serve(ended as unknown as Stream, { from, session: pair.b })
+    expect(reset.mock.calls).toEqual(Array(65).fill([StreamCode.CANCELLED]))
+    expect(ended.write).not.toHaveBeenCalled()
+  })
+
   test('tells the direct paths that have been attached, and of no others', async () => {
     const [info] = pair.b.pathInfo
     const at = (kind: 'tcp' | 'udp' | 'relay' | 'webrtc', remote: string, stage = info!.stage) => ({
@@ -142,7 +141,7 @@ describe('who is asked', () => {
       at('webrtc', '203.0.113.7:5'),
     ]
     const seen = new SeenAddress({ places: () => [] })
-    onStream = (stream) => seen.serve(stream, { from: Identity.generate().peerId, session: { pathInfo } })
+    pair.onStream = (stream) => seen.serve(stream, { from: Identity.generate().peerId, session: { pathInfo } })
     const asker = await open()
     expect(readHere(await asker.next()).seen).toEqual([
       { kind: 'udp', host: '203.0.113.7', port: 2 },
@@ -295,7 +294,7 @@ describe('it is bounded', () => {
     const seen = serve({}, often)
     for (let at = 0; at < 6; at++) (await begin()).asker.stream.reset()
     expect(await (await open()).ended).toBe('ERR_PEERLINE_BUSY')
-    onStream = (stream) => seen.serve(stream, { from: Identity.generate().peerId, session: pair.b })
+    pair.onStream = (stream) => seen.serve(stream, { from: Identity.generate().peerId, session: pair.b })
     ;(await begin()).asker.stream.reset()
   })
 

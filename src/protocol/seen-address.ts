@@ -171,7 +171,6 @@ interface Beginning {
 /** One stream, and the tokens that were given out on it. */
 class Answering {
   readonly #stream: Stream
-  readonly #messages: MessageStream
   readonly #onOver: () => void
   readonly #undo: (() => void)[] = []
   readonly #timer: NodeJS.Timeout
@@ -182,15 +181,18 @@ class Answering {
     this.#onOver = onOver
     this.#timer = setTimeout(() => this.end(StreamCode.TIMEOUT), EXPIRES_MS)
     this.#timer.unref()
-    this.#messages = new MessageStream(stream, {
+  }
+
+  begin({ public: knows, seen, places, expect }: Beginning): void {
+    // Its end is told at once where the asker has ended it already.
+    const messages = new MessageStream(this.#stream, {
       maxBytes: 0,
       onMessage: () => {},
       onEnd: () => this.end(StreamCode.CANCELLED),
     })
-  }
-
-  begin({ public: knows, seen, places, expect }: Beginning): void {
     if (this.#over) return
+    // A failure to write is the end of the stream, which is told.
+    const send = (message: unknown): void => void messages.send(message).catch(() => {})
     const given = places.map((place, at): TokenPlace => {
       const token = newToken()
       const told = new Set<string>()
@@ -198,12 +200,12 @@ class Answering {
         const key = `${host} ${port}`
         if (told.has(key) || told.size >= MAX_TOLD) return
         told.add(key)
-        this.#send({ place: at, host, port, proof })
+        send({ place: at, host, port, proof })
       }
       this.#undo.push(expect(place.kind, token, onProbe))
       return { ...place, token }
     })
-    this.#send({
+    send({
       public: knows,
       seen: seen.map(({ kind, host, port }) => [kind, host, port]),
       places: given.map(({ kind, host, port, token }) => [kind, host, port, token]),
@@ -217,11 +219,6 @@ class Answering {
     for (const undo of this.#undo) undo()
     this.#onOver()
     if (!this.#stream.done) this.#stream.reset(code)
-  }
-
-  #send(message: unknown): void {
-    // A failure to write is the end of the stream, which is told.
-    this.#messages.send(message).catch(() => {})
   }
 }
 

@@ -3,7 +3,7 @@ import { afterEach, describe, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
 import { RendezvousService } from '../server/rendezvous-service.ts'
-import { MessageStream, type Session, type Stream } from '../session/index.ts'
+import { MessageStream, type Session, type Stream, StreamCode } from '../session/index.ts'
 import { type SessionPair, sessionPair } from '../session/session-pair.compliance.ts'
 import { type RegisterOptions, Rendezvous } from './rendezvous.ts'
 import { MAX_RENDEZVOUS_MESSAGE_BYTES } from './rendezvous-wire.ts'
@@ -210,6 +210,32 @@ describe('a registration', () => {
     await refused
     const again = rendezvous.refresh({ signal: AbortSignal.timeout(5_000) })
     await expect(again).rejects.toMatchObject({ code: 'ERR_PEERLINE_BUSY' })
+  })
+
+  test.each(['DENIED', 'INVALID', 'LIMIT', 'WRONG_PEER'])('cannot refuse for the peer by saying %s', async (code) => {
+    const { rendezvous, server, got } = await hostile()
+    const id = new Uint8Array(16).fill(2)
+    const signal = AbortSignal.timeout(5_000)
+    const exchange = rendezvous.exchange(Identity.generate().peerId, id, new Uint8Array(1), { signal })
+    const failed = expect(exchange).rejects.toMatchObject({ code: 'ERR_PEERLINE_UNREACHABLE' })
+    await vi.waitFor(() => expect(got.length).toBe(2))
+    await server.send({ t: 'failed', id, code: `ERR_PEERLINE_${code}` })
+    await failed
+  })
+
+  test('cannot refuse for the peer by ending the registration', async () => {
+    const { rendezvous, stream, got } = await hostile()
+    const offer = () => {
+      const signal = AbortSignal.timeout(5_000)
+      return rendezvous.exchange(Identity.generate().peerId, new Uint8Array(16), new Uint8Array(1), { signal })
+    }
+    const closed = { code: 'ERR_PEERLINE_CLOSED', cause: { code: 'ERR_PEERLINE_DENIED' } }
+    const waiting = expect(offer()).rejects.toMatchObject(closed)
+    await vi.waitFor(() => expect(got.length).toBe(2))
+    stream.reset(StreamCode.DENIED)
+    await waiting
+    await expect(offer()).rejects.toMatchObject(closed)
+    expect(await rendezvous.ended).toMatchObject({ code: 'ERR_PEERLINE_DENIED' })
   })
 
   test('passes over answers and failures that nothing waits for', async () => {

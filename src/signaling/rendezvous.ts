@@ -174,7 +174,7 @@ export class Rendezvous implements Signaling {
   exchange(to: PeerId, requestId: Uint8Array, offer: Uint8Array, options: ExchangeOptions): Promise<Uint8Array> {
     // A rendezvous is not trusted with more than passing on: what it makes up ends no dial.
     return awaitAnswer({ ...options, to, ms: ANSWER_TIMEOUT_MS, maxAnswers: MAX_ANSWERS }, (wait) => {
-      if (this.#ended !== undefined) throw this.#ended
+      if (this.#ended !== undefined) throw this.#gone(this.#ended)
       if (offer.length > MAX_SIGNAL_BYTES) {
         const error = `an offer of ${offer.length} bytes is over ${MAX_SIGNAL_BYTES}`
         throw new PeerlineError('ERR_PEERLINE_TOO_LARGE', error)
@@ -253,7 +253,15 @@ export class Rendezvous implements Signaling {
     this.#messages.reset()
     this.#tellEnded(error)
     for (const waiting of [...this.#registering]) waiting.reject(error)
-    for (const waiting of [...this.#waiting.values()]) waiting.reject(error)
+    for (const waiting of [...this.#waiting.values()]) waiting.reject(this.#gone(error))
+  }
+
+  /** Why the registration ended says nothing of the peer that was to be dialled, such as that it refuses. */
+  #gone(cause: PeerlineError): PeerlineError {
+    if (cause.code === 'ERR_PEERLINE_CLOSED') return cause
+    return new PeerlineError('ERR_PEERLINE_CLOSED', `the registration with ${this.name} has ended: ${cause.message}`, {
+      cause,
+    })
   }
 }
 
@@ -264,6 +272,7 @@ function failure(code: ErrorCode, name: string): PeerlineError {
     case 'ERR_PEERLINE_BUSY':
       return new PeerlineError(code, `${name} takes no more offers now`)
     default:
-      return new PeerlineError(code, `${name} could not pass on the offer`)
+      // Whether the peer refuses, nobody else can say.
+      return new PeerlineError('ERR_PEERLINE_UNREACHABLE', `${name} could not pass on the offer: ${code}`)
   }
 }

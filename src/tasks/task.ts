@@ -117,11 +117,8 @@ const READERS: { readonly [K in TaskKind]: (f: Fields) => TaskData[K] } = {
   'assign-identifier': (f) => ({ peer: readPeer(f), identifier: readLine(f, 'identifier', MAX_NAME_CHARS) }),
 }
 
-/** Every kind that is known. */
-export const TASK_KINDS: readonly TaskKind[] = Object.freeze(Object.keys(READERS) as TaskKind[])
-
 /** True for a kind of task that this version knows. */
-export function isTaskKind(name: string): name is TaskKind {
+function isTaskKind(name: string): name is TaskKind {
   return Object.hasOwn(READERS, name)
 }
 

@@ -65,6 +65,30 @@ describe.each([
   })
 })
 
+test('where it cannot be kept that it was used, nobody is let in, and it is there for another time', async () => {
+  let fails = true
+  const save = async () => {
+    if (fails) throw new Error('the disk is full')
+  }
+  const host = await startHost({ store: { load: async () => undefined, save } })
+  host.firewall.addToGroup('others', Identity.generate().peerId)
+  const { capability } = host.invitations.mint({ objects: ['/echo/1'], group: 'guests' })
+  const a = await startPeer({ listen: [], udp: false })
+  const dial = { addresses: host.addresses, capability }
+  for (let attempt = 1; attempt <= 2; attempt++) {
+    await expect(a.connect(host.id, dial)).rejects.toMatchObject({
+      code: 'ERR_PEERLINE_BUSY',
+      message: expect.not.stringContaining('disk'),
+    })
+    expect(host.invitations.list()).toMatchObject([{ state: 'open', uses: 1, peers: [] }])
+    expect(host.firewall.list().filter(({ subject }) => subject === a.id)).toEqual([])
+    expect([...host.firewall.groups.keys()]).toEqual(['others'])
+  }
+  fails = false
+  await a.connect(host.id, dial)
+  expect(host.invitations.list()).toMatchObject([{ state: 'used up', peers: [a.id] }])
+})
+
 test('that it was used is kept before anybody is let in', async () => {
   const directory = await temporaryDirectory()
   const store = path.join(directory, 'store.json')

@@ -1,6 +1,6 @@
 /** Rules, groups and bans that change while sessions are open and requests run: what is not allowed any more is cut. */
 import { describe, expect, test } from 'vitest'
-import { defineProtocol, type Peer, requestKey, type Session } from '../../src/index.ts'
+import { defineProtocol, type Peer, requestKey, type Session, type Stream } from '../../src/index.ts'
 import type { FirewallOptions } from '../../src/policy/firewall.ts'
 import {
   DEFAULTS,
@@ -14,7 +14,7 @@ import {
   setDefault,
   setRow,
 } from './policy-rows.ts'
-import { once, startPeer, startWorld } from './world.ts'
+import { once, startPeer, startServer, startWorld } from './world.ts'
 
 const EMPTY = new Uint8Array(0)
 const RESET = 'ERR_PEERLINE_RESET'
@@ -482,5 +482,55 @@ describe('a stranger', () => {
     await stranger.close()
     expect(await outcomeOf(a.request(b.id, '/note/1', EMPTY))).toBe('answered')
     expect(session.state).toBe('open')
+  })
+})
+
+describe('a server that we dialled', () => {
+  test.each(['ws', 'tcp'])('over %s is left when its address is banned, and not dialled again', async (scheme) => {
+    const server = await startServer()
+    const a = await startPeer({ rendezvous: [server.url.replace(/^ws/, scheme)] })
+    await a.online()
+    const [session] = a.sessions
+    const offline = once(a, 'offline', ({ error }: { error?: { code: string } }) => error?.code === DENIED)
+    a.bans.ban('::ffff:127.0.0.0/104')
+    await Promise.all([session!.closed, offline])
+    const again = once(
+      a,
+      'offline',
+      ({ error }: { error?: { message: string } }) => error?.message.includes('banned') === true,
+    )
+    await again
+    expect([a.sessions, server.peer.sessions]).toEqual([[], []])
+  })
+
+  test('may no longer what a rule of its own let it, though everyone who was let in may', async () => {
+    const server = await startServer()
+    const a = await startPeer({ rendezvous: [server.url] })
+    await a.online()
+    const { id } = server.peer
+    const streams: Stream[] = []
+    a.handleStream('/x/1', (stream) => void streams.push(stream))
+    const session = server.peer.sessions.find(({ peer }) => peer === a.id)!
+    const open = async () => {
+      const stream = await session.open('/x/1')
+      await stream.write(Uint8Array.of(1)).catch(() => {})
+      return stream
+    }
+    await expect((await open()).next()).rejects.toEqual(code(DENIED))
+    for (const uses of [undefined, 2]) {
+      const rule = a.firewall.set({
+        subject: id,
+        object: '/x/1',
+        direction: 'in',
+        action: 'allow',
+        ...(uses && { uses }),
+      })
+      await open()
+      await expect.poll(() => streams.length).toBe(1)
+      a.firewall.set({ subject: 'everyone', object: '/other/1', action: 'deny' })
+      expect(streams[0]!.done).toBe(false)
+      a.firewall.remove(rule)
+      expect(streams.splice(0)[0]!.done).toBe(true)
+    }
   })
 })
