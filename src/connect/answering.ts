@@ -32,7 +32,7 @@ import type { Vantage } from './ways.ts'
 const MAX_FIRE_IN_MS = 1_000
 
 /** ms that paths take once both sides have begun. */
-const PATHS_MS = 15_000
+export const PATHS_MS = 15_000
 
 /** ms that paths of other sessions get to answer when their peer begins anew. */
 const DOUBTED_MS = 4_000
@@ -213,6 +213,7 @@ function roomOf({ maxBytes }: AnswerHow): { maxBytes: number | undefined } {
 
 /** ms for the first path, where the answer takes long: as long as it may take, and what paths take beside. */
 function firstPathMsOf({ travelMs, patientMs }: AnswerHow): number | undefined {
-  if (patientMs !== undefined) return patientMs + PATHS_MS
-  return typeof travelMs === 'object' ? MAX_OFFER_LIFETIME_MS + PATHS_MS : undefined
+  const onItsWayMs = typeof travelMs === 'object' ? MAX_OFFER_LIFETIME_MS : 0
+  if (patientMs === undefined && onItsWayMs === 0) return undefined
+  return onItsWayMs + (patientMs ?? 0) + PATHS_MS
 }

@@ -20,7 +20,7 @@ import { firstOf, untilAborted } from '../pause.ts'
 import type { Session } from '../session/index.ts'
 import type { AnswerHow, Signaling } from '../signaling/index.ts'
 import { Acceptor, type Admit, type AdmitHow, type Leave } from './acceptor.ts'
-import { Answering, type AnsweringOptions, type OwnDial } from './answering.ts'
+import { Answering, type AnsweringOptions, type OwnDial, PATHS_MS } from './answering.ts'
 import type { FindRelays } from './bonds.ts'
 import {
   type Candidate,
@@ -225,7 +225,9 @@ export class Connector {
       }
       if (remote.earlyAnswer !== undefined) early?.answered(remote.earlyAnswer)
       const { keys, fireInMs, signaled } = called
-      const bond = this.#maker.make(keys, to, { ways, relays, joins: !exclusive, leave, signaled })
+      // Where both begin together, later, that is when the time for the first path begins.
+      const firstPathMs = fireInMs > 0 ? fireInMs + PATHS_MS : undefined
+      const bond = this.#maker.make(keys, to, { ways, relays, joins: !exclusive, leave, signaled, firstPathMs })
       const { session } = bond
       bond.hidden = remote.hidden === true
       this.#maker.learn(to, remote)

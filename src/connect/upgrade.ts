@@ -389,7 +389,7 @@ export class Upgrade {
     this.#punching = punching
     this.#punchedAt = performance.now()
     this.#fresh = undefined
-    const signal = AbortSignal.any([this.#signal, punching.signal, AbortSignal.timeout(ROUND_MS)])
+    const signal = AbortSignal.any([this.#signal, punching.signal, AbortSignal.timeout(Math.ceil(fireInMs) + ROUND_MS)])
     const fire = this.#fire(fireInMs, signal)
     await Promise.all([
       // UDP goes first: where a NAT counts up, the other side aims at the very next port.

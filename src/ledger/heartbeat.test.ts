@@ -100,6 +100,24 @@ describe('heartbeats', () => {
     expect(written().length).toBe(4)
   })
 
+  test('are over for all who end them when the goodbye is written', async () => {
+    let write = () => {}
+    const { close } = beating(
+      {},
+      () =>
+        new Promise((resolve) => {
+          write = () => resolve(APPENDED)
+        }),
+    )
+    void close()
+    const again = vi.fn()
+    const closing = close().then(again)
+    await vi.advanceTimersByTimeAsync(10)
+    expect(again).not.toHaveBeenCalled()
+    write()
+    await closing
+  })
+
   test('come minutes apart where each costs money', () => {
     expect(heartbeatIntervalMs({ amount: 0, unit: 'USD' })).toBe(30_000)
     expect(heartbeatIntervalMs({ amount: 0.0001, unit: 'USD' })).toBe(600_000)

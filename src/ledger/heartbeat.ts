@@ -81,6 +81,7 @@ export class Heartbeats {
   /** Resolves when the first one has its place; rejects when it could not be written, or it was closed before. */
   readonly begun: Promise<void>
   #timer: NodeJS.Timeout | undefined
+  #closed: Promise<void> | undefined
 
   constructor(options: HeartbeatsOptions) {
     this.#options = options
@@ -93,8 +94,12 @@ export class Heartbeats {
    * Says goodbye, and stops. Never rejects: who finds no goodbye finds out by itself, later.
    * @param options.signal bounds the wait
    */
-  async close({ signal }: { readonly signal: AbortSignal }): Promise<void> {
-    if (this.#closing.signal.aborted) return
+  close({ signal }: { readonly signal: AbortSignal }): Promise<void> {
+    this.#closed ??= this.#close(signal)
+    return this.#closed
+  }
+
+  async #close(signal: AbortSignal): Promise<void> {
     this.#closing.abort()
     clearTimeout(this.#timer)
     const goodbye = encodeHeartbeat({ dueMs: 0 })

@@ -81,7 +81,10 @@ export function hederaError(error: unknown, what: string): PeerlineError {
   if (isPeerlineError(error)) return error
   const status = statusOf(error) ?? lastStatus(error)
   if (status !== undefined) return statusError(status, what, error)
-  const said = textOf(fieldOf(error, 'message') ?? error).slice(0, MAX_SAID)
+  // On one line, without control characters: it ends in a terminal or a log.
+  const said = textOf(fieldOf(error, 'message') ?? error)
+    .slice(0, MAX_SAID)
+    .replace(/[\p{C}\p{Zl}\p{Zp}]/gu, ' ')
   const call = callCodeOf(error)
   // What has no code is the SDK that has no node left to ask.
   const code = call === undefined ? 'ERR_PEERLINE_UNREACHABLE' : (CODE_OF_CALL.get(call) ?? 'ERR_PEERLINE_REMOTE')

@@ -107,7 +107,7 @@ export async function* entriesOf(
   const course = new Course(topic, memory, start, start?.nanos ?? beginning(since))
   if (maxChunks > 1) course.lookBack(CHUNKS_NANOS)
 
-  for (let gaps = 0; ; ) {
+  for (let [gaps, gapAt] = [0, 0]; ; ) {
     const until = which === 'what is there' ? untilNow(memory) : undefined
     const stream = openStream(sdk, client, {
       ...{ topic, from: course.cursor, limit: STREAM_ENTRIES, maxChunks, unfinished, signal },
@@ -119,12 +119,13 @@ export async function* entriesOf(
     } finally {
       stream.close()
     }
-    if (outcome === 'full') {
-      gaps = 0
-      continue
-    }
+    if (outcome === 'full') continue
     const isPatient = performance.now() < giveUpAt
-    if (outcome === 'gap' && ++gaps > GAP_ATTEMPTS) throw course.contradiction(`leaves out what is after ${course.at}`)
+    if (outcome === 'gap') {
+      // Each place has its own attempts: a subscription lasts for months.
+      ;[gaps, gapAt] = [gapAt === course.at ? gaps + 1 : 1, course.at]
+      if (gaps > GAP_ATTEMPTS) throw course.contradiction(`leaves out what is after ${gapAt}`)
+    }
     if (outcome === 'not there yet' && !isPatient) {
       throw new PeerlineError('ERR_PEERLINE_INVALID', `there is no topic ${topic}`)
     }

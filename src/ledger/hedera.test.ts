@@ -528,6 +528,23 @@ describe('reading', () => {
     expect((await reading).map(text)).toEqual(['1', '2', '3', '4'])
   })
 
+  test('gaps that close are no matter, however many there have been', async () => {
+    const { standIn, ledger, topic } = await setUp()
+    let missing = 0
+    standIn.onSend = ({ sequence, ...entry }) => {
+      if (sequence !== missing) return [{ sequence, ...entry }]
+      missing = 0
+      return []
+    }
+    const reading = ledger.subscribe(topic, { signal })
+    for (let i = 1; i <= 12; i += 2) {
+      missing = i
+      for (const sequence of [i, i + 1]) standIn.put(topic, bytes(`${sequence}`))
+      for (const sequence of [i, i + 1]) expect((await reading.next()).value).toMatchObject({ sequence })
+    }
+    await reading.return()
+  }, 20_000)
+
   test('a gap that closes is no matter; one that stays ends it', async () => {
     const { standIn, ledger, topic } = await setUp()
     for (const one of ['1', '2', '3']) standIn.put(topic, bytes(one))
@@ -577,6 +594,11 @@ describe('a mirror node that changes what it said is noticed', () => {
     back.standIn.onSend = (entry) => [{ ...entry, nanos: entry.nanos / BigInt(entry.sequence) }]
     await expect(take(back.ledger, back.topic, 2)).rejects.toEqual(changed)
   })
+})
+
+test('what a node says of a failure is one line of plain text', () => {
+  const said = hederaError({ code: 14, message: 'gone\u001b[2J\nand\u2028more' }, 'reading 0.0.7').message
+  expect(said).toBe('reading 0.0.7 failed: gone [2J and more')
 })
 
 describe('a mirror node that sends what is no answer ends the subscription, and nothing else', () => {

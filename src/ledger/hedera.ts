@@ -230,7 +230,7 @@ export class HederaLedger implements Ledger {
     try {
       yield* this.#entries(topic, { ...options, signal }, 'what comes')
     } catch (error) {
-      if (!options.signal.aborted) throw error
+      if (!options.signal.aborted) throw hederaError(error, `reading ${topic}`)
     } finally {
       over.abort()
     }

@@ -46,8 +46,6 @@ export interface HistoryOptions {
   readonly node: PeerId
   /** What was kept before. */
   readonly head?: TreeHead | undefined
-  /** A newer head is kept from now on. */
-  readonly onHead?: ((head: TreeHead) => void) | undefined
   /** Asks the node to show that its first `to` entries begin with the first `from`. `ERR_PEERLINE_INVALID`: it cannot */
   readonly prove: (from: number, to: number) => Promise<Uint8Array>
   /** The node was caught. */
@@ -110,10 +108,7 @@ export class History {
       )
     }
     if (kept !== undefined) await this.#link(kept, head, shown, least)
-    if (kept === undefined || head.size > kept.size) {
-      this.#head = head
-      this.#options.onHead?.(head)
-    }
+    if (kept === undefined || head.size > kept.size) this.#head = head
     return head
   }
 

@@ -129,6 +129,29 @@ describe('what is on the disk when:', () => {
     expect(spy).toHaveBeenCalledTimes(2)
   })
 
+  test('by interval: what is taken in while it is closed leaves no timer behind', async () => {
+    const everyMs = 3_600_000
+    const [set, clear] = [vi.spyOn(globalThis, 'setTimeout'), vi.spyOn(globalThis, 'clearTimeout')]
+    onTestFinished(() => {
+      for (const spy of [set, clear]) spy.mockRestore()
+    })
+    // Wherever in the reading it is closed.
+    for (let turns = 0; turns < 40; turns++) {
+      const other = await LogLedger.open(path, { sync: 'never' })
+      const ledger = await LogLedger.open(path, { sync: { everyMs } })
+      await append(other, 't', 'x')
+      const reading = ledger.read('t', { signal }).catch(() => {})
+      if (turns === 0) await reading
+      for (let i = 0; i < turns / 2; i++) await new Promise((resolve) => setImmediate(resolve))
+      await Promise.all([ledger.close(), reading])
+      await other.close()
+    }
+    const cleared = new Set<unknown>(clear.mock.calls.map(([timer]) => timer))
+    const begun = set.mock.results.filter((_, call) => set.mock.calls[call]![1] === everyMs)
+    expect(begun.filter(({ value }) => !cleared.has(value))).toEqual([])
+    expect(begun.length).toBeGreaterThan(0)
+  })
+
   test('what was there before is, once it is open', async () => {
     await append(await ledgerAt({ sync: 'never' }), 't', 'x')
     const { spy } = await syncs()

@@ -241,9 +241,8 @@ export class LogLedger implements LeafSource {
   async #close(): Promise<void> {
     await this.#pumping
     try {
-      if (this.#syncTimer !== undefined) await this.#file.sync()
+      if (typeof this.#sync === 'object') await this.#file.sync()
     } finally {
-      clearTimeout(this.#syncTimer)
       await this.#file.close()
     }
   }
@@ -251,6 +250,7 @@ export class LogLedger implements LeafSource {
   /** Nothing can be done any more: everybody who waits is told why, and whoever comes. */
   #end(error: PeerlineError): void {
     this.#ended = error
+    clearTimeout(this.#syncTimer)
     this.#over.abort(error)
     this.#watch.close()
     this.#queue.fail(error)
@@ -308,7 +308,7 @@ export class LogLedger implements LeafSource {
     const { size } = this.#file.index
     if (size <= this.#size) return false
     if (this.#sync === 'always') await this.#toDisk()
-    else if (this.#sync !== 'never') {
+    else if (this.#sync !== 'never' && this.#ended === undefined) {
       this.#syncTimer ??= setTimeout(() => {
         this.#syncTimer = undefined
         this.#toDisk().catch(() => {}) // everybody was told

@@ -208,6 +208,15 @@ describe('publishing', () => {
     expect(ledger.asked.append).toBe(3)
   })
 
+  test('is not done again because others have filled the topic', async () => {
+    const me = Identity.generate()
+    const registry = join(me, { maxOthers: 5 })
+    await within(registry.publish(contentOf(me), { signal }))
+    for (let at = 0; at < 6; at++) put(Identity.generate(), 1, { expiresAt: Date.now() + 20 * DAY })
+    await vi.advanceTimersByTimeAsync(DAY)
+    expect(ledger.asked.append).toBe(1)
+  })
+
   test('that fails later is told of, and tried again', async () => {
     const me = Identity.generate()
     const onError = vi.fn()

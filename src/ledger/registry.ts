@@ -79,7 +79,11 @@ export class Registry {
     const { ledger, topic, identity: signer, clock = new ConsensusClock() } = options
     this.#options = options
     this.#clock = clock
-    if (signer !== undefined) this.#writer = new TopicWriter({ ledger, topic, signer, clock })
+    if (signer !== undefined) {
+      this.#writer = new TopicWriter({ ledger, topic, signer, clock })
+      // Ours is not pushed out by others: it would be written again each time.
+      this.#asked.set(signer.peerId, undefined)
+    }
     this.#begun = this.#begin()
   }
 

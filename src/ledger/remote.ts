@@ -52,8 +52,6 @@ export interface RemoteLedgerOptions {
   readonly session: (options: { readonly signal: AbortSignal }) => Promise<Session>
   /** The bytes of the {@link RemoteLedger.head} that was stored last. @default the first head is believed */
   readonly head?: Uint8Array | undefined
-  /** There is a newer head: the place to store it. What it throws is the caller's. */
-  readonly onHead?: ((head: TreeHead) => void) | undefined
 }
 
 export class RemoteLedger implements Ledger {
@@ -107,7 +105,6 @@ export class RemoteLedger implements Ledger {
       const history = new History({
         node,
         head,
-        onHead: options.onHead,
         prove: (from, to) =>
           during(end.signal, [], async (signal) => readProof(await ask(session, { t: 'prove', from, to }, signal))),
         onContradiction: (error) => end.abort(error),

@@ -144,21 +144,6 @@ describe('the reader of a topic', () => {
     expect(reader.state).toMatchObject({ retryInMs: 1_000 })
   })
 
-  test('asks again at once when it is woken', async () => {
-    ledger.unreachable = true
-    const reader = open()
-    await vi.advanceTimersByTimeAsync(100_000)
-    ledger.unreachable = false
-    put(a, 1)
-    reader.wake()
-    await settle()
-    expect(got).toEqual(['a1'])
-    reader.wake()
-    put(a, 2)
-    await settle()
-    expect(got).toEqual(['a1', 'a2'])
-  })
-
   test('comes back to a ledger that ends subscriptions without a word', async () => {
     const subscribe = ledger.subscribe.bind(ledger)
     vi.spyOn(ledger, 'subscribe').mockImplementationOnce(async function* (topic, options) {

@@ -96,8 +96,6 @@ export class TopicReader {
   readonly #counts = { messages: 0, invalid: 0, unwanted: 0, copies: 0, stale: 0 }
   readonly #running: Promise<void>
   #state: ReaderState = { state: 'reading' }
-  /** Fires when waiting for the ledger is over. */
-  #nap: AbortController | undefined
   /** The last entry that was handled. */
   #last: Entry | undefined
 
@@ -121,15 +119,9 @@ export class TopicReader {
     return { ...this.#counts }
   }
 
-  /** The ledger may be there again, as after a change of networks: who waits asks at once. */
-  wake(): void {
-    this.#nap?.abort()
-  }
-
   /** Ends reading. Nothing is handed over from now on. The ledger stays open. */
   async close(): Promise<void> {
     this.#over.abort()
-    this.wake()
     await this.#running
   }
 
@@ -156,9 +148,8 @@ export class TopicReader {
       failures = hasWorked ? 1 : failures + 1
       const retryInMs = backOffMs(failures, random)
       if (signal.aborted) break
-      this.#nap = new AbortController()
       this.#turn({ state: 'waiting', error, retryInMs })
-      await pause(retryInMs, this.#nap.signal).catch(() => {})
+      await pause(retryInMs, signal).catch(() => {})
     }
     this.#turn({ state: 'closed' })
   }

@@ -34,6 +34,9 @@ const ATTEMPTS = 6
 const ATTEMPT_MS = 30_000
 const ATTEMPT_LATENCIES = 4
 
+/** The largest sequence to go on from, half of what there is: enough for a message each microsecond of a century. */
+export const MAX_SEQUENCE = (Number.MAX_SAFE_INTEGER - 1) / 2
+
 export interface TopicWriterOptions {
   readonly ledger: Ledger
   readonly topic: string
@@ -230,8 +233,7 @@ export class TopicWriter {
 }
 
 function checkSequence(value: unknown): number {
-  // half of what there is: enough for a message each microsecond of a century
-  if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= Number.MAX_SAFE_INTEGER / 2) {
+  if (Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= MAX_SEQUENCE) {
     return value as number
   }
   throw new PeerlineError('ERR_PEERLINE_INVALID', `${String(value)} is no sequence`)

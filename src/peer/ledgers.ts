@@ -1,6 +1,6 @@
 /**
- * The ledgers of a peer: opened, and opened again until it works; what is said in them, where they may be read from, and what is
- * kept for the next start.
+ * The ledgers of a peer: opened, and opened again until it works, and when nothing can be heard there any more; what is said in
+ * them, where they may be read from, and what is kept for the next start.
  *
  *     settings --> ledger, ours or a server's --> signaling (offers, answers, heartbeats) --> medium
  *                                             \-> registry (who has which topics), where names do not follow from peer ids
@@ -15,6 +15,7 @@ import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { TypedEventTarget } from '../events.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import {
+  heartbeatIntervalMs,
   type Ledger,
   type LivenessChange,
   type LivenessState,
@@ -38,6 +39,19 @@ import { RetrySchedule } from './retry-schedule.ts'
 
 /** ms to open one: a server that is dialled, three topics that are made, what was said meanwhile. */
 const OPEN_MS = 60_000
+
+/**
+ * ms of that to be told of in the registry, which must be read first. Whoever has filled it holds up no more than that: we are there
+ * then for those who know our topics, and for the others when it has been read.
+ */
+const PUBLISH_MS = 20_000
+
+/** ms that a dial waits for the registry when the topics of the peer are remembered: a page or two. */
+const LOOK_UP_MS = 2_000
+
+/** ms between heartbeats, at the least and at the most: a longer one could not say when the next comes. */
+const MIN_HEARTBEAT_MS = 10_000
+const MAX_HEARTBEAT_MS = 57_600_000
 
 /** Who is heard at one ledger lives, whatever others say. */
 const BY_CERTAINTY = ['alive', 'suspect', 'offline', 'dead'] as const
@@ -80,9 +94,12 @@ export interface LedgerStatus {
 export type LedgersEvents = {
   /** A peer that was dialled there lives, or does not, as far as its heartbeats tell. */
   liveness: LivenessChange & { readonly ledger: string }
-  /** Open. */
+  /** Open, for the first time or again. */
   online: { readonly ledger: string }
-  /** It could not be opened, and is tried again in `retryMs`; or something went wrong in it, and it goes on. */
+  /**
+   * It could not be opened, or nothing can be heard there any more, and it is tried again in `retryMs`; or something went wrong
+   * in it, and it goes on.
+   */
   error: { readonly ledger: string; readonly error: PeerlineError; readonly retryMs?: number }
 }
 
@@ -146,9 +163,11 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
   readonly #links: Link[]
   readonly #closing = new AbortController()
   #timer: NodeJS.Timeout | undefined
+  /** What was kept at the last look. */
+  #looked: string | undefined
   #closed: Promise<void> | undefined
 
-  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a URL that is none */
+  /** @throws PeerlineError `ERR_PEERLINE_INVALID` for a URL that is none, and for a number out of its range */
   constructor(settings: readonly LedgerSettings[], host: LedgersHost) {
     super()
     host.kept.refresh = () => {
@@ -172,8 +191,17 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
   open(): void {
     if (this.#links.length === 0) return
     for (const link of this.#links) link.run()
-    this.#timer = setInterval(this.#host.touch, KEEP_MS)
+    this.#timer = setInterval(() => this.#look(), KEEP_MS)
     this.#timer.unref()
+  }
+
+  /** Has what is kept saved where it has changed: each save writes all that the peer keeps. */
+  #look(): void {
+    const { kept, touch } = this.#host
+    const now = JSON.stringify(kept.section.export())
+    if (now === this.#looked) return
+    this.#looked = now
+    touch()
   }
 
   get media(): readonly Signaling[] {
@@ -219,6 +247,7 @@ export class Ledgers extends TypedEventTarget<LedgersEvents> {
     this.#closing.abort(new PeerlineError('ERR_PEERLINE_CLOSED', 'the peer was closed'))
     clearInterval(this.#timer)
     await Promise.all(this.#links.map((link) => link.close()))
+    if (this.#links.length > 0) this.#look()
   }
 }
 
@@ -248,6 +277,7 @@ class Link {
     this.#settings = settings
     this.#host = host
     const { ledger } = settings
+    checkSettings(settings)
     this.#url = typeof ledger === 'string' ? host.parse(ledger) : undefined
     this.#ledger = typeof ledger === 'string' ? undefined : ledger
     this.tried = new Promise((resolve, reject) => {
@@ -269,27 +299,39 @@ class Link {
     this.#running ??= this.#run()
   }
 
+  /** Opens it, and opens it again when it could not be, or cannot be heard any more. Never rejects. */
   async #run(): Promise<void> {
     const { closing, onOnline, onError } = this.#host
     while (!closing.aborted) {
+      let leastMs = 0
       try {
-        await this.#open(firstOf(closing, AbortSignal.timeout(OPEN_MS)))
+        const lost = new AbortController()
+        await this.#open(firstOf(closing, AbortSignal.timeout(OPEN_MS)), lost)
         this.#schedule.reset()
+        // To come back costs messages: no more often than it is said that we are there.
+        leastMs = this.#heartbeatMs
         this.#tell.resolve()
-        return onOnline(this.name)
+        onOnline(this.name)
+        await untilAborted(new Promise<never>(() => {}), firstOf(closing, lost.signal), `using ${this.name}`)
       } catch (cause) {
         const error = asPeerlineError(cause, 'ERR_PEERLINE_UNREACHABLE')
         this.#tell.reject(error)
         if (closing.aborted) return
         await this.#shut()
-        const retryMs = this.#schedule.next()
+        const retryMs = Math.max(this.#schedule.next(), leastMs)
         onError(this.name, error, retryMs)
         await pause(retryMs, closing).catch(() => {})
       }
     }
   }
 
-  async #open(signal: AbortSignal): Promise<void> {
+  get #heartbeatMs(): number {
+    const ledger = this.#ledger!
+    return this.#settings.heartbeatMs ?? heartbeatIntervalMs(ledger.price(ledger.maxMessageBytes))
+  }
+
+  /** @param lost is aborted, with why, when nothing can be heard there any more */
+  async #open(signal: AbortSignal, lost: AbortController): Promise<void> {
     const { identity, listed, onOffer, kept, onError } = this.#host
     const { registry, heartbeatMs, answersPerMinute } = this.#settings
     const before = kept.all.get(this.#key)
@@ -297,7 +339,6 @@ class Link {
       this.#ledger = await RemoteLedger.open({
         session: ({ signal }) => untilAborted(this.#dial(this.#url!), signal, `reaching ${this.name}`),
         head: before?.head === undefined ? undefined : fromHex(before.head),
-        onHead: () => this.#host.touch(),
         signal,
       })
     }
@@ -309,8 +350,9 @@ class Link {
     this.signaling = await LedgerSignaling.open({
       ...{ ledger, identity, listed, onOffer, signal },
       state: before?.state,
-      topicsOf: (peer) => this.#topicsOf(peer),
+      topicsOf: (peer, how) => this.#topicsOf(peer, how.signal),
       onError: failing,
+      onDeaf: (error) => lost.abort(error),
       ...(heartbeatMs === undefined ? {} : { heartbeatMs }),
       ...(answersPerMinute === undefined ? {} : { answersPerMinute }),
     })
@@ -318,18 +360,33 @@ class Link {
     await untilAborted(this.signaling.announced(), signal, `saying in ${this.name} that we are there`)
     this.#host.touch()
     const { topics } = this.signaling
-    if (this.#registry === undefined || topics === undefined) return
-    // No address: whoever reads the ledger reads this.
-    const { rendezvous } = this.#host
-    await this.#registry.publish({ topics: topicEntries(topics), rendezvous: rendezvous.slice(0, 2) }, { signal })
+    if (this.#registry !== undefined && topics !== undefined) await this.#publish(this.#registry, topics, signal)
   }
 
-  async #topicsOf(peer: PeerId): Promise<Topics | undefined> {
-    const { known, closing } = this.#host
+  /** Has the registry tell of our topics; where it takes too long to read it, that goes on. */
+  async #publish(registry: Registry, topics: Topics, signal: AbortSignal): Promise<void> {
+    const { rendezvous, closing, onError } = this.#host
+    // No address: whoever reads the ledger reads this.
+    const content = { topics: topicEntries(topics), rendezvous: rendezvous.slice(0, 2) }
+    const published = registry.publish(content, { signal: closing })
+    const late = firstOf(signal, AbortSignal.timeout(PUBLISH_MS))
+    try {
+      await untilAborted(published, late, `telling of our topics in ${this.name}`)
+    } catch (error) {
+      if (closing.aborted || !late.aborted) throw error
+      published.catch((cause) => {
+        if (this.#registry === registry) onError(this.name, asPeerlineError(cause, 'ERR_PEERLINE_LEDGER'))
+      })
+    }
+  }
+
+  async #topicsOf(peer: PeerId, signal: AbortSignal): Promise<Topics | undefined> {
+    const { known } = this.#host
     const ledger = this.#ledger!
     if (namesTopics(ledger.id)) return namedTopics(ledger.id, peer)
     const remembered = topicsOf({ topics: known.topicsOf(peer) }, ledger.id)
-    const record = await this.#registry?.find(peer, { signal: closing }).catch((error) => {
+    const patience = remembered === undefined ? signal : firstOf(signal, AbortSignal.timeout(LOOK_UP_MS))
+    const record = await this.#registry?.find(peer, { signal: patience }).catch((error) => {
       if (remembered === undefined) throw error
     })
     if (record === undefined) return remembered
@@ -350,9 +407,9 @@ class Link {
   }
 
   /** Notes what is to be kept. */
-  keep(): void {
-    if (this.signaling === undefined) return
-    const state = this.signaling.export()
+  keep(signaling: LedgerSignaling | undefined = this.signaling): void {
+    if (signaling === undefined) return
+    const state = signaling.export()
     const ledger = this.#ledger
     const head = ledger instanceof RemoteLedger ? toHex(ledger.head.bytes) : undefined
     this.#host.kept.all.delete(this.#key)
@@ -360,10 +417,11 @@ class Link {
   }
 
   async #shut(): Promise<void> {
-    this.keep()
     const { signaling } = this
     this.signaling = undefined
     await signaling?.close()
+    // Its goodbye has a number, which is not to be given again.
+    this.keep(signaling)
     await this.#registry?.close().catch(() => {})
     this.#registry = undefined
     // A ledger that we were given is opened again; one of a server is made anew.
@@ -377,4 +435,14 @@ class Link {
     const session = await this.#session?.catch(() => undefined)
     await session?.close().catch(() => {})
   }
+}
+
+/** @throws PeerlineError `ERR_PEERLINE_INVALID`: a timer of a wrong number would fire a thousand times a second, and pay for it */
+function checkSettings({ heartbeatMs = MIN_HEARTBEAT_MS, answersPerMinute = 0 }: LedgerSettings): void {
+  if (!(heartbeatMs >= MIN_HEARTBEAT_MS && heartbeatMs <= MAX_HEARTBEAT_MS)) {
+    const range = `${MIN_HEARTBEAT_MS} to ${MAX_HEARTBEAT_MS}`
+    throw new PeerlineError('ERR_PEERLINE_INVALID', `heartbeatMs is ${range}, not ${heartbeatMs}`)
+  }
+  if (answersPerMinute >= 0) return
+  throw new PeerlineError('ERR_PEERLINE_INVALID', `answersPerMinute is a number from 0 up, not ${answersPerMinute}`)
 }

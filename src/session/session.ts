@@ -472,9 +472,17 @@ export class Session extends TypedEventTarget<SessionEvents> {
     if (this.#neverOpen) return this.#finish(undefined)
     const [code, text]: [ErrorCode, string] =
       this.#state === 'connecting'
-        ? ['ERR_PEERLINE_NO_PATH', `no path to ${this.peer} worked`]
+        ? ['ERR_PEERLINE_NO_PATH', `no path to ${this.peer} worked${this.#tried()}`]
         : ['ERR_PEERLINE_PATH_LOST', `every path to ${this.peer} was lost`]
     this.#finish(new PeerlineError(code, cause === undefined ? text : `${text}: ${cause.message}`, { cause }))
+  }
+
+  /** What came of each way, for an error. */
+  #tried(): string {
+    const failed = (this.#explain?.().attempts ?? []).filter(({ outcome }) => outcome !== 'connected')
+    return failed.length === 0
+      ? ''
+      : `: ${[...new Set(failed.map(({ way, detail }) => `${way}: ${detail}`))].join('; ')}`
   }
 
   /** There is a path that works again. */

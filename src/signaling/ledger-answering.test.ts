@@ -2,12 +2,80 @@ import fc from 'fast-check'
 import { describe, expect, test, vi } from 'vitest'
 import { PeerlineError } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
+import { ConsensusClock } from '../ledger/clock.ts'
 import { Kind } from '../ledger/envelope.ts'
-import type { Topics } from '../ledger/ledger.ts'
-import { bytes, clockOf, code, echo, LedgerNet, pass, runTime, signal, silent, until } from './ledger-net.compliance.ts'
+import type { Ledger, Topics } from '../ledger/ledger.ts'
+import { fireInMs, leadMs } from './ledger-answering.ts'
+import {
+  bytes,
+  clockOf,
+  code,
+  echo,
+  LedgerNet,
+  pass,
+  runTime,
+  signal,
+  silent,
+  T0,
+  until,
+} from './ledger-net.compliance.ts'
 import type { AnswerHow, OfferHandler } from './signaling.ts'
 
 runTime()
+
+describe('when both begin', () => {
+  const ledger = { latencyMs: 5_000, spreadMs: 700 } as Ledger
+
+  /** A clock, and what moves the machine's. */
+  function clockAt(start = T0) {
+    let now = start
+    const clock = new ConsensusClock({ now: () => now, wall: () => now })
+    return { clock, go: (ms: number) => (now += ms), now: () => now }
+  }
+
+  test('is counted from where own messages show the time of the answer', () => {
+    const { clock, go, now } = clockAt()
+    const ahead = 37_000
+    const sentAt = clock.local()
+    go(4_000)
+    clock.appended(sentAt, sentAt + ahead + 100) // its time was 100 ms after it was sent
+    const at = now() + ahead
+    go(2_000)
+    clock.received(at)
+    expect(fireInMs(clock, ledger, at)).toBeCloseTo(5_000 + 700 + 150 - 2_000 - 100, -1)
+    go(60_000)
+    expect(fireInMs(clock, ledger, at)).toBe(0)
+  })
+
+  test('is soon after the answer has come, while no own message was seen', () => {
+    const { clock, now } = clockAt()
+    const at = now() - 300_000
+    clock.received(at)
+    expect(fireInMs(clock, ledger, at)).toBe(700 + 150)
+  })
+
+  test('is never later than the ledger says that it takes, whatever times it gives', () => {
+    const ms = fc.integer({ min: 0, max: 100_000 })
+    const lie = fc.oneof(ms, fc.integer({ min: -1e9, max: 1e9 }))
+    const step = fc.record({ own: fc.boolean(), before: ms, after: ms, lie })
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 1, maxLength: 20 }), (steps) => {
+        const { clock, go, now } = clockAt()
+        for (const { own, before, after, lie } of steps) {
+          const sentAt = clock.local()
+          go(before)
+          const at = now() + lie
+          go(after)
+          if (own) clock.appended(sentAt, at)
+          else clock.received(at)
+          const inMs = fireInMs(clock, ledger, at)
+          expect(inMs).toBeGreaterThanOrEqual(0)
+          expect(inMs).toBeLessThanOrEqual(leadMs(ledger) + 0.01)
+        }
+      }),
+    )
+  })
+})
 
 describe('answering', () => {
   const offerFrom = (

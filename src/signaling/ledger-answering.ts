@@ -10,7 +10,7 @@
  *   is asked, and given back when it stays silent. What is over is told of once a minute on stderr.
  * - An offer that comes again, from whoever has copied it, is passed over: its answer stands in the ledger already.
  * - Both sides begin at the consensus time of the answer and {@link leadMs}: the handler learns when that is, as soon as the
- *   answer has its time.
+ *   answer has its time. It goes on for as long as the caller may wait: readers may hear later than the ledger says.
  */
 import { toHex } from '../bytes/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
@@ -22,12 +22,12 @@ import { TopicReader } from '../ledger/topic-reader.ts'
 import type { TopicWriter } from '../ledger/topic-writer.ts'
 import { recoverActionOf, type Trouble } from '../ledger/trouble.ts'
 import { encodeAnswer, maxSignalBytes, tagOf } from './ledger-wire.ts'
-import type { OfferHandler } from './signaling.ts'
+import { ANSWER_TIMEOUT_MS, type OfferHandler } from './signaling.ts'
 
 /** ms: no offer lives longer. */
 export const MAX_OFFER_AGE_MS = 300_000
 
-/** ms back from which entries are read at all: our clock may be ahead, until the ledger has shown what time it is there. */
+/** ms back from which entries are read at all: what the clock says is an estimate. */
 const SINCE_MS = 3 * MAX_OFFER_AGE_MS
 
 /** ms in which rates are counted. */
@@ -50,27 +50,39 @@ const MAX_OPEN_OFFERS = 64
 /** Offers remembered so that copies are seen: all that may come while one lives, in whole minutes and parts of two. */
 const MAX_SEEN = MAX_OFFERS * (MAX_OFFER_AGE_MS / WINDOW_MS + 1)
 
-/** ms before both begin, beside the ledger's spread: to take the answer, and to make the sockets ready. */
-const LEAD_MS = 250
+/** ms before both begin, beside what the ledger takes: to take the answer, and to make the sockets ready. */
+const LEAD_MS = 150
 
-/** ms after the consensus on an answer at which both sides begin. Both know the same ledger, so both have the same. */
-export function leadMs({ spreadMs }: Ledger): number {
-  return spreadMs + LEAD_MS
+/**
+ * ms after the consensus on an answer at which both sides begin: the slowest reader has it by then, as a rule. Both know the
+ * same ledger, so both have the same.
+ */
+export function leadMs({ latencyMs, spreadMs }: Ledger): number {
+  return latencyMs + spreadMs + LEAD_MS
 }
 
 /**
- * ms from now until both sides begin, when the answer has the consensus time `at`, and has just come. It goes by how soon entries
- * are heard here at best: the other side does likewise, while what own messages show depends on how long they take to get there.
+ * ms from now until both sides begin, when the answer has the consensus time `at`, and has just come: never more than
+ * {@link leadMs}, whatever the ledger says.
+ *
+ * It goes by own messages, as if each got its time when it was sent: what that takes in truth is about the same for both sides,
+ * and falls out, while one reader may have an entry seconds after another. Who has seen no own message only knows that the
+ * answer is a {@link Ledger.latencyMs} old.
  */
 export function fireInMs(clock: ConsensusClock, ledger: Ledger, at: number): number {
   const { offsetMs, uncertaintyMs } = clock
-  if (!Number.isFinite(uncertaintyMs)) return leadMs(ledger)
-  return Math.max(0, at + leadMs(ledger) - (offsetMs - uncertaintyMs) - clock.local())
+  if (!Number.isFinite(uncertaintyMs)) return ledger.spreadMs + LEAD_MS
+  return Math.max(0, at + leadMs(ledger) - (offsetMs + uncertaintyMs) - clock.local())
 }
 
 export interface LedgerAnsweringOptions {
   readonly ledger: Ledger
   readonly clock: ConsensusClock
+  /**
+   * Settles when the clock has been set by a message of ours. Reading begins then: by a clock of this machine that is ahead, as
+   * some are until the network has set them, we would pass over all that comes until that time.
+   */
+  readonly begun: Promise<void>
   readonly stdin: string
   /** The last place of stdin that was read; 0: none. */
   readonly position: number
@@ -81,13 +93,13 @@ export interface LedgerAnsweringOptions {
   /** Answers a minute. @default 120, and 12 where they cost money */
   readonly answersPerMinute: number | undefined
   readonly onError: (error: PeerlineError) => void
-  /** Stdin is not read any more, for good: {@link onError} was told why. */
-  readonly onDeaf: () => void
+  /** Stdin is not read any more, for good. */
+  readonly onDeaf: (error: PeerlineError) => void
 }
 
 export class LedgerAnswering {
   readonly #options: LedgerAnsweringOptions
-  readonly #reader: TopicReader
+  #reader: TopicReader | undefined
   readonly #closing = new AbortController()
   readonly #gate = new Gate()
   /** Tags of offers, hex, and their consensus time; the oldest first. */
@@ -95,12 +107,28 @@ export class LedgerAnswering {
   readonly #budget: Budget
   #open = 0
 
-  /** Begins to read. */
   constructor(options: LedgerAnsweringOptions) {
     this.#options = options
-    const { ledger, clock, stdin, position, onError, onDeaf } = options
+    const { ledger, begun, answersPerMinute } = options
     const isFree = ledger.price(ledger.maxMessageBytes).amount === 0
-    this.#budget = new Budget(options.answersPerMinute ?? (isFree ? FREE_ANSWERS : PAID_ANSWERS))
+    this.#budget = new Budget(answersPerMinute ?? (isFree ? FREE_ANSWERS : PAID_ANSWERS))
+    void begun.catch(() => {}).then(() => this.#read())
+  }
+
+  /** The last place of stdin that was read: an offer before it is not looked at again. */
+  get position(): number {
+    return this.#reader?.position ?? this.#options.position
+  }
+
+  /** Reads no more, and gives up answers that are being written. */
+  async close(): Promise<void> {
+    this.#closing.abort()
+    await this.#reader?.close()
+  }
+
+  #read(): void {
+    if (this.#closing.signal.aborted) return
+    const { ledger, clock, stdin, position, onError, onDeaf } = this.#options
     this.#reader = new TopicReader({
       ledger,
       topic: stdin,
@@ -110,21 +138,10 @@ export class LedgerAnswering {
       accept: (sender) => this.#gate.pass(sender),
       onMessage: (message, entry) => this.#onMessage(message, entry),
       onState: (now) => {
-        if (now.state === 'failed' || now.state === 'waiting') onError(now.error)
-        if (now.state === 'failed') onDeaf()
+        if (now.state === 'waiting') onError(now.error)
+        if (now.state === 'failed') onDeaf(now.error)
       },
     })
-  }
-
-  /** The last place of stdin that was read: an offer before it is not looked at again. */
-  get position(): number {
-    return this.#reader.position
-  }
-
-  /** Reads no more, and gives up answers that are being written. */
-  async close(): Promise<void> {
-    this.#closing.abort()
-    await this.#reader.close()
   }
 
   #onMessage({ kind, payload }: Message, { at }: Entry): void {
@@ -159,7 +176,7 @@ export class LedgerAnswering {
     travelMs.catch(() => {}) // a handler need not care
     this.#open++
     try {
-      const answer = await onOffer(offer, { travelMs, maxBytes }).catch(() => undefined)
+      const answer = await onOffer(offer, { travelMs, patientMs: ANSWER_TIMEOUT_MS, maxBytes }).catch(() => undefined)
       if (answer === undefined || signal.aborted) {
         this.#budget.giveBack(taken)
         throw new PeerlineError('ERR_PEERLINE_ABORTED', 'the offer was not answered')

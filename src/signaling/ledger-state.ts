@@ -6,6 +6,7 @@
 import { fields } from '../bytes/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import type { Topics } from '../ledger/ledger.ts'
+import { MAX_SEQUENCE } from '../ledger/topic-writer.ts'
 
 /** Characters of the name of a ledger, and of a topic: see `ledger/ledger.ts`. */
 const MAX_LEDGER_LENGTH = 64
@@ -26,7 +27,7 @@ export function readLedgerState(json: unknown): LedgerState {
     const all = fields(json, 'saved state of a ledger')
     const topics = all.map('topics')
     const topic = (name: string) => topics.text(name, { min: 1, max: MAX_TOPIC_LENGTH })
-    const sequence = (name: string) => ({ sequence: all.map(name).integer('sequence') })
+    const sequence = (name: string) => ({ sequence: all.map(name).integer('sequence', { max: MAX_SEQUENCE }) })
     return {
       topics: {
         ledger: topics.text('ledger', { min: 1, max: MAX_LEDGER_LENGTH }),

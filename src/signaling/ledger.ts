@@ -5,7 +5,7 @@
  *     |<-- is it alive? ----- stdout of the callee <-- heartbeat --|
  *     |-- offer ------------> stdin of the callee  --------------->|
  *     |<--------------------- stdout of the callee <----- answer --|   c2: consensus time of the answer
- *     |== both begin at c2 + lead, on the ledger's clock ==========|
+ *     |== both begin at c2 + lead, on the ledger's clock ==========|   which its own messages show to each
  *     |<--------------------- stderr of the callee <---- trouble --|   or why there is no answer
  *
  * - An offer is sealed to the callee and says in there who it is from; its envelope is signed with a key that is made for
@@ -68,7 +68,7 @@ export interface LedgerSignalingOptions {
   readonly listed: boolean
   readonly onOffer: OfferHandler
   /** Where a peer reads and writes; undefined when that is not known. */
-  readonly topicsOf: (peer: PeerId) => Promise<Topics | undefined>
+  readonly topicsOf: (peer: PeerId, options: { readonly signal: AbortSignal }) => Promise<Topics | undefined>
   /** What {@link LedgerSignaling.export} gave. That of another ledger is left alone. */
   readonly state?: LedgerState | undefined
   /** @default one of its own */
@@ -79,6 +79,8 @@ export interface LedgerSignalingOptions {
   readonly answersPerMinute?: number
   /** What does not work here: a heartbeat or an answer was not written, our stdin cannot be read. */
   readonly onError?: (error: PeerlineError) => void
+  /** Our stdin is not read any more, for good, and a goodbye was said: only to open it anew helps. @default onError */
+  readonly onDeaf?: (error: PeerlineError) => void
   /** Bounds the opening. */
   readonly signal: AbortSignal
 }
@@ -221,7 +223,7 @@ export class LedgerSignaling implements Signaling {
 
   /** Finds the callee, looks whether it is alive, and puts the offer into its stdin. The signal fires when nobody waits any more. */
   async #offer(to: PeerId, offer: Uint8Array, join: (topics: Topics) => Callee, signal: AbortSignal): Promise<void> {
-    const topics = await this.#options.topicsOf(to)
+    const topics = await this.#options.topicsOf(to, { signal })
     if (signal.aborted) return
     if (topics === undefined || topics.ledger !== this.#options.ledger.id) throw offline(to, 'its topics are not known')
     const { state, isWhole } = await join(topics).look()
@@ -229,7 +231,8 @@ export class LedgerSignaling implements Signaling {
     if (state === 'unknown' && isWhole) throw offline(to, 'it was not heard there for a day')
     if (state === 'dead') throw offline(to, 'it is silent for longer than it said')
     if (state === 'offline') throw offline(to, 'it has said goodbye')
-    await this.#writer(topics.stdin).append(Kind.OFFER, offer, { signal, wait: 'sent' })
+    // Its time is wanted: that shows what time it is at the ledger, and so when the other side begins.
+    await this.#writer(topics.stdin).append(Kind.OFFER, offer, { signal })
   }
 
   #callee(peer: PeerId, topics: Topics): Callee {
@@ -253,7 +256,9 @@ export class LedgerSignaling implements Signaling {
       return known
     }
     const { ledger } = this.#options
-    const writer = new TopicWriter({ ledger, topic, signer: Identity.generate(), maxPending: MAX_WAITING })
+    // By the ledger's clock, or the offer is taken for an old one where that is not ours.
+    const { clock } = this
+    const writer = new TopicWriter({ ledger, topic, signer: Identity.generate(), maxPending: MAX_WAITING, clock })
     this.#writers.set(topic, writer)
     for (const [oldest, { pending }] of this.#writers) {
       if (this.#writers.size <= MAX_CALLERS) break
@@ -264,6 +269,7 @@ export class LedgerSignaling implements Signaling {
 
   async #list(options: LedgerSignalingOptions): Promise<Listed> {
     const { ledger, identity, onOffer, heartbeatMs, answersPerMinute, signal, onError = () => {} } = options
+    const { onDeaf = onError } = options
     const { clock } = this
     const state = options.state?.topics.ledger === ledger.id ? options.state : undefined
     const topics = state?.topics ?? (await makeTopics(ledger, identity.peerId, { signal }))
@@ -290,6 +296,7 @@ export class LedgerSignaling implements Signaling {
     const answering = new LedgerAnswering({
       ledger,
       clock,
+      begun: heartbeats.begun,
       stdin: topics.stdin,
       position,
       out,
@@ -298,7 +305,10 @@ export class LedgerSignaling implements Signaling {
       answersPerMinute,
       onError,
       // Who cannot hear is not there.
-      onDeaf: () => void heartbeats.close({ signal: AbortSignal.timeout(GOODBYE_MS) }),
+      onDeaf: (error) => {
+        void heartbeats.close({ signal: AbortSignal.timeout(GOODBYE_MS) })
+        onDeaf(error)
+      },
     })
     return { topics, out, err, answering, heartbeats }
   }

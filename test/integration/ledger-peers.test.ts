@@ -1,22 +1,15 @@
 /**
  * Peers that find each other through a ledger: a file that they share, or one that a server offers.
  */
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import path from 'node:path'
 import { describe, expect, onTestFinished, test } from 'vitest'
 import { FileStore, Identity, LogLedger, openRecord, Peer, type PeerOptions } from '../../src/index.ts'
 import { MemoryLedger } from '../../src/ledger/memory-ledger.compliance.ts'
 import { freePort } from '../../src/network/free-port.compliance.ts'
+import { temporaryDirectory, temporaryFile } from '../../src/temporary.compliance.ts'
 import { once, startPeer, startServer } from './world.ts'
 
 const BODY = new TextEncoder().encode('hello')
-
-async function place(): Promise<string> {
-  const directory = await mkdtemp(path.join(tmpdir(), 'ledgers-'))
-  onTestFinished(() => rm(directory, { recursive: true, force: true }))
-  return directory
-}
 
 async function startEcho(options: PeerOptions): Promise<Peer> {
   const peer = await startPeer({ udp: false, ...options })
@@ -33,7 +26,7 @@ const open = async (file: string) => ({ ledger: await LogLedger.open(file) })
 
 describe('a ledger that is a file', () => {
   test('two peers with nothing else find each other; it is told what it took', async () => {
-    const file = path.join(await place(), 'ledger')
+    const file = await temporaryFile('ledger')
     const [a, b] = [await startEcho({ ledgers: [await open(file)] }), await startEcho({ ledgers: [await open(file)] })]
     expect(await ask(a, b)).toBe('hello')
     const [session] = a.sessions
@@ -55,7 +48,7 @@ describe('a ledger that is a file', () => {
   })
 
   test('a peer that has said goodbye, or was never there, is offline, and nothing is written', async () => {
-    const file = path.join(await place(), 'ledger')
+    const file = await temporaryFile('ledger')
     const a = await startEcho({ ledgers: [await open(file)] })
     const b = await startEcho({ ledgers: [await open(file)] })
     const gone = b.id
@@ -75,7 +68,7 @@ describe('a ledger that is a file', () => {
   })
 
   test('who is not let in hears no, and who does not listen at the ledger is not found there', async () => {
-    const file = path.join(await place(), 'ledger')
+    const file = await temporaryFile('ledger')
     const a = await startEcho({ ledgers: [await open(file)] })
     const b = await startEcho({ ledgers: [await open(file)], firewall: {} })
     await expect(a.connect(b.id)).rejects.toMatchObject({ code: 'ERR_PEERLINE_DENIED' })
@@ -86,7 +79,7 @@ describe('a ledger that is a file', () => {
   })
 
   test('the next start goes on where this one ended: what came meanwhile is answered, nothing twice', async () => {
-    const directory = await place()
+    const directory = await temporaryDirectory()
     const file = path.join(directory, 'ledger')
     const store = path.join(directory, 'store')
     const identity = Identity.generate()
@@ -130,7 +123,7 @@ describe('a ledger that gives topics names of its own', () => {
 
 describe('a ledger that a server offers', () => {
   test('two peers that are at no rendezvous find each other, also after the server was started again', async () => {
-    const directory = await place()
+    const directory = await temporaryDirectory()
     const identity = Identity.generate()
     const listen = `127.0.0.1:${await freePort()}`
     const options = { identity, listen, ledger: path.join(directory, 'ledger'), relay: false as const }
@@ -160,7 +153,7 @@ describe('a ledger that a server offers', () => {
   })
 
   test('what is kept of it is of no use to another server: a history that was changed is noticed over a restart', async () => {
-    const directory = await place()
+    const directory = await temporaryDirectory()
     const identity = Identity.generate()
     const listen = `127.0.0.1:${await freePort()}`
     const start = (file: string) =>
