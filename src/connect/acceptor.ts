@@ -14,7 +14,7 @@ import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { acceptExchange, openOffer, type ReplayCache, type SessionKeys } from '../handshake/index.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
 import { hostOf, sourceKey } from '../network/address.ts'
-import type { FramedPath, Path } from '../path/index.ts'
+import { discard, type FramedPath, type Path } from '../path/index.ts'
 import { type Session, sessionIdOf } from '../session/index.ts'
 import { capabilityOf, namesSession } from './candidate.ts'
 import { type Claim, type Counted, held } from './counted.ts'
@@ -181,7 +181,7 @@ export class Acceptor {
 
   async #onOffer(path: Path, message: Uint8Array, counted: Counted): Promise<Session | undefined> {
     const { identity, replay, admit, tellRefusals, newSession } = this.#options
-    const offer = openOffer(identity, message, { replay })
+    const offer = opened(message, () => openOffer(identity, message, { replay }))
     const refuse = (cause: unknown) => {
       const error = asPeerlineError(cause, 'ERR_PEERLINE_DENIED')
       return tellRefusals ? offer.refuse(error.code, error.message) : undefined
@@ -223,7 +223,7 @@ export class Acceptor {
     path.send([exchange.message])
     const last = await firstMessage(path)
     await this.#turn(path)
-    const { from, keys } = exchange.read(last)
+    const { from, keys } = opened(last, () => exchange.read(last))
     let leave: Leave | undefined
     let refusal: PeerlineError | undefined
     try {
@@ -249,6 +249,15 @@ export class Acceptor {
       return path.close()
     }
     session.acceptAttach(path, message)
+  }
+}
+
+/** What `open` makes of a message, which is of no use then: as large as they may be, many of them would wait for the garbage collector. */
+function opened<T>(message: Uint8Array, open: () => T): T {
+  try {
+    return open()
+  } finally {
+    discard(message)
   }
 }
 

@@ -13,7 +13,7 @@
  * - An attempt that hangs holds up none that comes after it; {@link MAX_CALLS} are under way at once.
  */
 
-import { firstOf, pause } from '../pause.ts'
+import { firstOf, pause, under } from '../pause.ts'
 import type { Session } from '../session/index.ts'
 
 /** ms between attempts: a person hardly notices, and 60 of them are no burden to a server. */
@@ -96,7 +96,7 @@ export class Reconnect {
   async #rest(ms: number): Promise<void> {
     const { session } = this.#options
     const up = new AbortController()
-    const signal = AbortSignal.any([this.#signal, up.signal])
+    const signal = firstOf(this.#signal, up.signal)
     const onWake = () => {
       const since = performance.now() - this.#attemptAt
       if (since >= LEAST_MS) return up.abort()
@@ -126,7 +126,7 @@ export class Reconnect {
     if (this.#calls >= MAX_CALLS || performance.now() < this.#calledUntil) return
     this.#calls++
     try {
-      const called = await this.#options.call(AbortSignal.any([this.#signal, AbortSignal.timeout(CALL_MS)]))
+      const called = await under([this.#signal, AbortSignal.timeout(CALL_MS)], (signal) => this.#options.call(signal))
       if (called) this.#calledUntil = performance.now() + ATTACH_MS
     } catch {
       // Not there yet, or not reached: the next attempt comes soon.

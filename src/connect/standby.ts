@@ -55,7 +55,7 @@ export class Standby {
     if (this.#plan?.signal.aborted === false) return
     const plan = new AbortController()
     this.#plan = plan
-    const signal = AbortSignal.any([this.#signal, plan.signal])
+    const signal = firstOf(this.#signal, plan.signal)
     const { wanted } = this.#options
     void (wanted ? this.#bring(signal) : this.#drop(signal)).catch(() => {}).finally(() => plan.abort())
   }

@@ -22,7 +22,7 @@ import { createHmac } from 'node:crypto'
 import type { PeerlineError } from '../errors.ts'
 import type { SessionKeys } from '../handshake/index.ts'
 import type { WebRtcAttempt } from '../path/index.ts'
-import { firstOf, pause } from '../pause.ts'
+import { firstOf, pause, under } from '../pause.ts'
 import type { PathAttempt } from '../session/index.ts'
 import { type Candidate, type ConnectionBody, encodeBody, type PunchCall } from './candidate.ts'
 import { isSequential, type Way, Ways, type WaysOptions, wayOf } from './ways.ts'
@@ -210,10 +210,10 @@ export class Upgrade {
     if (remote === undefined) return
     const knocked: Promise<void>[] = [this.#dial(this.#round, remote)]
     if (attempt % KNOCK_UDP_EVERY === 0) {
-      const limited = AbortSignal.any([signal, AbortSignal.timeout(KNOCK_UDP_MS)])
       const known = { ...remote, nat: undefined }
       const probe = (stop: AbortSignal) => [this.#ways.probe(KNOCK_ROUND, known, Promise.resolve(), stop)]
-      knocked.push(this.#ways.until('udp', limited, probe))
+      const limits = [signal, AbortSignal.timeout(KNOCK_UDP_MS)]
+      knocked.push(under(limits, (limited) => this.#ways.until('udp', limited, probe)))
     }
     await Promise.all(knocked)
   }
@@ -270,7 +270,7 @@ export class Upgrade {
     this.#plan?.abort()
     const plan = new AbortController()
     this.#plan = plan
-    const signal = AbortSignal.any([plan.signal, this.#signal])
+    const signal = firstOf(plan.signal, this.#signal)
     try {
       await before
       let waits = delays
@@ -328,7 +328,7 @@ export class Upgrade {
     })
     session.sendCandidates(encodeBody(this.#body({ round, phase: 'ask' })))
     try {
-      const answer = await Promise.race([ready, pause(READY_MS, AbortSignal.any([signal, late.signal]))])
+      const answer = await Promise.race([ready, pause(READY_MS, firstOf(signal, late.signal))])
       if (answer === undefined) return
       void this.#dial(round, answer)
       await this.#punch(round, answer, 0)
@@ -366,8 +366,9 @@ export class Upgrade {
     const stop = new AbortController()
     this.#stopDialling = stop
     const dialling = this.#ways
-      .until('tcp', AbortSignal.any([this.#signal, stop.signal]), (found) => [this.#ways.call(round, remote, found)])
+      .until('tcp', firstOf(this.#signal, stop.signal), (found) => [this.#ways.call(round, remote, found)])
       .finally(() => {
+        stop.abort()
         if (this.#dialling === dialling) this.#dialling = undefined
       })
     this.#dialling = dialling
@@ -389,7 +390,7 @@ export class Upgrade {
     this.#punching = punching
     this.#punchedAt = performance.now()
     this.#fresh = undefined
-    const signal = AbortSignal.any([this.#signal, punching.signal, AbortSignal.timeout(Math.ceil(fireInMs) + ROUND_MS)])
+    const signal = firstOf(this.#signal, punching.signal, AbortSignal.timeout(Math.ceil(fireInMs) + ROUND_MS))
     const fire = this.#fire(fireInMs, signal)
     await Promise.all([
       // UDP goes first: where a NAT counts up, the other side aims at the very next port.
@@ -408,8 +409,11 @@ export class Upgrade {
     // Whoever attaches a path has the answer, and is firing.
     const onOpen = () => heard.abort()
     if (!this.#initiator) session.addEventListener('open', onOpen)
-    return pause(ms, AbortSignal.any([signal, heard.signal]))
+    return pause(ms, firstOf(signal, heard.signal))
       .catch(() => {})
-      .finally(() => session.removeEventListener('open', onOpen))
+      .finally(() => {
+        session.removeEventListener('open', onOpen)
+        heard.abort()
+      })
   }
 }

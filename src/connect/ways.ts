@@ -20,7 +20,7 @@ import {
 import type { NatMapping } from '../network/nat.ts'
 import type { UdpSocket } from '../network/udp-socket.ts'
 import { type FramedPath, type IceServer, tcpPath, WebRtcAttempt, type WebRtcOptions } from '../path/index.ts'
-import { pause } from '../pause.ts'
+import { firstOf, pause } from '../pause.ts'
 import type { PathAttempt, Session } from '../session/index.ts'
 import { type Candidate, type ConnectionBody, encodeBody, type NatHint } from './candidate.ts'
 import { type BirthdayBudget, DEFAULT_BUDGET, type PortAllocation } from './punch-plan.ts'
@@ -119,8 +119,9 @@ export class Ways {
       if (session.paths.includes(way)) found.abort()
     }
     session.addEventListener('paths', look)
-    await Promise.all(begin(AbortSignal.any([signal, found.signal])))
+    await Promise.all(begin(firstOf(signal, found.signal)))
     session.removeEventListener('paths', look)
+    found.abort()
   }
 
   /** Dials the addresses where the other side listens. */
@@ -294,7 +295,7 @@ export class Ways {
           this.#onAnswerDescription = resolve
         })
         this.#options.session.sendCandidates(encodeBody({ webrtc: attempt.description }))
-        const answer = await Promise.race([answered, pause(DESCRIBE_MS, AbortSignal.any([signal, late.signal]))])
+        const answer = await Promise.race([answered, pause(DESCRIBE_MS, firstOf(signal, late.signal))])
         if (answer === undefined) throw new PeerlineError('ERR_PEERLINE_TIMEOUT', 'the other side describes no WebRTC')
         return this.#take(await attempt.connect(answer))
       } finally {

@@ -34,11 +34,14 @@ export function decrypt(key: Uint8Array, n: bigint, ad: Uint8Array, ciphertext: 
   const decipher = createDecipheriv(AES, key, nonce(n), { authTagLength: TAG_BYTES })
   decipher.setAAD(ad)
   decipher.setAuthTag(ciphertext.subarray(length))
+  const plaintext = decipher.update(ciphertext.subarray(0, length))
   try {
-    return concatBytes([decipher.update(ciphertext.subarray(0, length)), decipher.final()])
+    // Of GCM nothing is left to come.
+    decipher.final()
   } catch (cause) {
     throw new PeerlineError('ERR_PEERLINE_HANDSHAKE', 'the handshake message does not authenticate', { cause })
   }
+  return new Uint8Array(plaintext.buffer, plaintext.byteOffset, plaintext.length)
 }
 
 /** REKEY(k), section 4.2: the next key, from which the one before cannot be found. */

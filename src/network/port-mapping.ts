@@ -15,6 +15,7 @@
  *   another NAT beyond this one, so the mapping is kept but not `reachable`.
  */
 import { asPeerlineError, PeerlineError } from '../errors.ts'
+import { firstOf, under } from '../pause.ts'
 import { type SocketAddress, scopeOf } from './address.ts'
 import { defaultGateways } from './gateway.ts'
 import {
@@ -207,8 +208,11 @@ export class PortMapper {
   }
 
   /** Renews by the way that worked before, else looks for one. Never rejects. */
-  async #round(): Promise<boolean> {
-    const signal = AbortSignal.any([this.#stop.signal, AbortSignal.timeout(ROUND_MS)])
+  #round(): Promise<boolean> {
+    return under([this.#stop.signal, AbortSignal.timeout(ROUND_MS)], (signal) => this.#seek(signal))
+  }
+
+  async #seek(signal: AbortSignal): Promise<boolean> {
     const known = new Set([...this.#made.values()].map(({ way }) => way))
     for (const way of known) if (await this.#use(way, signal)) return true
     try {
@@ -225,7 +229,7 @@ export class PortMapper {
     const languages = this.#options.languages ?? ['pcp', 'natpmp', 'upnp']
     // The search takes its time: it runs while others are asked.
     const found = new AbortController()
-    const searching = { signal: AbortSignal.any([signal, found.signal]) }
+    const searching = { signal: firstOf(signal, found.signal) }
     const igds = languages.includes('upnp') ? findIgds(searching) : Promise.resolve([])
     try {
       const gateways = this.#options.gateways ?? (await defaultGateways())

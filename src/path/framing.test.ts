@@ -1,12 +1,14 @@
 import fc from 'fast-check'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, onTestFinished, test, vi } from 'vitest'
 import { FramedPath } from './framing.ts'
+import { MAX_FIRST_MESSAGE_BYTES } from './path.ts'
 import type { Pipe, PipeHandler } from './pipe.ts'
-import { expectSame, framed, Recorder, sample } from './recorder.compliance.ts'
+import { expectSame, framed, lengthOf, Recorder, sample } from './recorder.compliance.ts'
+import { turns } from './turns.ts'
 
 /** A pipe whose chunks come exactly as the test says, whether it was paused or not: the worst that a pipe may do. */
 class ScriptedPipe implements Pipe {
-  readonly ownsChunks = false
+  ownsChunks = false
   readonly remote = 'script'
   writable = true
   handler!: PipeHandler
@@ -35,6 +37,15 @@ class ScriptedPipe implements Pipe {
 
   destroy(): void {
     this.calls.push('destroy')
+  }
+}
+
+/** The same, of chunks that may be given back. */
+class ScriptedTurns extends ScriptedPipe {
+  rest: Uint8Array | undefined
+
+  takeBack(rest: Uint8Array): void {
+    this.rest = rest
   }
 }
 
@@ -112,6 +123,62 @@ describe('framing', () => {
       ),
       { numRuns: 300 },
     )
+  })
+
+  test('a chunk that is given back anywhere, and comes again, loses nothing', () => {
+    const over = vi.spyOn(turns, 'over', 'get')
+    onTestFinished(() => over.mockRestore())
+    fc.assert(
+      fc.property(fc.array(fc.boolean()), fc.integer({ min: 1, max: 50 }), (answers, size) => {
+        over.mockReset()
+        for (const answer of answers) over.mockReturnValueOnce(answer)
+        const pipe = new ScriptedTurns()
+        const at = new Recorder()
+        new FramedPath('tcp', pipe).start(at)
+        for (let fed = 0; fed < BYTES.length; fed += size) {
+          let chunk: Uint8Array | undefined = BYTES.subarray(fed, fed + size)
+          while (chunk !== undefined) {
+            pipe.rest = undefined
+            pipe.handler.data(chunk)
+            expect((pipe.rest as Uint8Array | undefined)?.length ?? 0).toBeLessThan(chunk.length)
+            chunk = pipe.rest
+          }
+        }
+        expectSame(at.messages, MESSAGES)
+      }),
+    )
+  })
+
+  test('what nobody reads any more is freed at once, and what was given away is not', () => {
+    const chunkOf = (length: number) => {
+      const chunk = Buffer.allocUnsafeSlow(20_000)
+      chunk.set(lengthOf(length))
+      return chunk
+    }
+    const [refused, given] = [scripted(), scripted()]
+    for (const { pipe, path, at } of [refused, given]) {
+      pipe.ownsChunks = true
+      path.start(at)
+    }
+    const parts = new ScriptedTurns()
+    parts.ownsChunks = true
+    new FramedPath('tcp', parts).start(new Recorder())
+    const over = vi.spyOn(turns, 'over', 'get').mockReturnValueOnce(true)
+    onTestFinished(() => over.mockRestore())
+    const long = Buffer.concat([framed(sample(16_000), sample(8_000))])
+    parts.handler.data(long)
+    expect(long.length).toBeGreaterThan(0)
+    parts.handler.data(parts.rest!)
+    expect(long.length).toBe(0)
+
+    const tooLong = chunkOf(MAX_FIRST_MESSAGE_BYTES + 1)
+    refused.pipe.handler.data(tooLong)
+    expect([refused.at.closes.length, tooLong.length]).toEqual([1, 0])
+    given.path.pause()
+    given.path.release()
+    const theirs = chunkOf(1)
+    given.pipe.handler.data(theirs)
+    expect(theirs.length).toBe(20_000)
   })
 
   test('pause and resume inside message() do not end a pipe that ended, before the rest of its chunk is out', async () => {

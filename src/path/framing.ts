@@ -16,6 +16,7 @@ import { PeerlineError } from '../errors.ts'
 import { discard } from './discard.ts'
 import { MAX_FIRST_MESSAGE_BYTES, MAX_MESSAGE_BYTES, type Path, type PathHandler, type PathKind } from './path.ts'
 import type { Pipe } from './pipe.ts'
+import { turns } from './turns.ts'
 
 /** Bytes of the length in front of each message. */
 export const LENGTH_BYTES = 4
@@ -60,6 +61,8 @@ export class FramedPath implements Path {
   #paused = false
   /** Bytes that came while paused inside a chunk, or before `start`. */
   #held: Uint8Array | undefined
+  /** The chunk of which the pipe has taken the rest back. */
+  #begun: Uint8Array | undefined
   readonly #length = new Uint8Array(LENGTH_BYTES)
   #lengthFilled = 0
   /** The message being put together from several chunks. */
@@ -95,9 +98,12 @@ export class FramedPath implements Path {
     this.#started = true
     this.#pipe.start({
       data: (chunk) => {
-        this.#feed(chunk)
-        // Every message in it was handed on, and holds no longer; what is held back, or was given away, is still needed.
-        if (this.#pipe.ownsChunks && this.#held === undefined && !this.#ended) discard(chunk)
+        const whole = this.#feed(chunk, this.#pipe.takeBack !== undefined)
+        const all = this.#begun ?? chunk
+        this.#begun = whole ? undefined : all
+        // Every message in it was handed on, and holds no longer, or is of no use; what is held back, or was given away, is still
+        // needed.
+        if (whole && this.#pipe.ownsChunks && this.#held === undefined && this.#handler !== undefined) discard(all)
       },
       drain: () => {
         if (!this.#ended) this.#handler?.drain()
@@ -195,15 +201,20 @@ export class FramedPath implements Path {
     return new PeerlineError('ERR_PEERLINE_PROTOCOL', `${this.remote} ended in the middle of a message`)
   }
 
-  #feed(chunk: Uint8Array): void {
+  /** False when the turn was over before the chunk was: the pipe has the rest. */
+  #feed(chunk: Uint8Array, inTurns = false): boolean {
     let at = 0
     while (at < chunk.length) {
-      if (this.#ended) return
+      if (this.#ended) return true
       if (this.#paused) {
         // The pipe may hand on a chunk that was under way when it was paused: at most one is held besides its rest.
         const rest = chunk.subarray(at)
         this.#held = this.#held === undefined ? rest : Buffer.concat([this.#held, rest])
-        return
+        return true
+      }
+      if (inTurns && at > 0 && turns.over) {
+        this.#pipe.takeBack!(chunk.subarray(at))
+        return false
       }
       if (this.#message === undefined) {
         let length: number
@@ -216,7 +227,10 @@ export class FramedPath implements Path {
           length = readLength(this.#length, 0)
           this.#lengthFilled = 0
         }
-        if (length === 0 || length > this.maxMessageBytes) return this.#refuse(length)
+        if (length === 0 || length > this.maxMessageBytes) {
+          this.#refuse(length)
+          return true
+        }
         if (chunk.length - at >= length) {
           const message = chunk.subarray(at, at + length)
           at += length
@@ -240,6 +254,7 @@ export class FramedPath implements Path {
         giveScratch(scratch)
       }
     }
+    return true
   }
 
   #refuse(length: number): void {

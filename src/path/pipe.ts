@@ -31,6 +31,8 @@ export interface Pipe {
   write(parts: readonly Uint8Array[]): boolean
   pause(): void
   resume(): void
+  /** Inside `data`, when `turns.over`: takes the rest of the chunk back, and hands it on again. Absent: it takes no turns. */
+  takeBack?(rest: Uint8Array): void
   /** Ends after what was written has gone out. */
   end(): void
   /** Ends at once. */

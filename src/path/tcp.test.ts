@@ -243,4 +243,66 @@ describe('connectTcp', () => {
     expect(socket.destroyed).toBe(false)
     socket.destroy()
   })
+
+  describe('when one chunk takes longer than a turn', () => {
+    const MANY = Array.from({ length: 12 }, (_, at) => sample(50, at))
+
+    /** A pair whose second end takes a millisecond for each message. */
+    async function slow(): Promise<Pick<PathPair, 'a' | 'b'> & { at: Recorder; messagesOfTurns: number[] }> {
+      const { a, b } = await pairForTest()
+      a.start(new Recorder())
+      const at = new Recorder()
+      const messagesOfTurns = [0]
+      at.onMessage = () => {
+        messagesOfTurns[0]!++
+        for (const end = performance.now() + 1; performance.now() < end; );
+        if (messagesOfTurns[0] === 1) setImmediate(() => messagesOfTurns.unshift(0))
+      }
+      b.start(at)
+      return { a, b, at, messagesOfTurns }
+    }
+
+    test('its messages come in order, and others are served between them', async () => {
+      const { a, at, messagesOfTurns } = await slow()
+      for (const message of MANY) a.send([message])
+      await at.count(MANY.length)
+      expectSame(at.messages, MANY)
+      expect(Math.max(...messagesOfTurns)).toBeLessThanOrEqual(7)
+    })
+
+    test('all of it comes before the end', async () => {
+      const { a, at } = await slow()
+      for (const message of MANY) a.send([message])
+      a.close()
+      expect(await at.end()).toBe('in order')
+      expectSame(at.messages, MANY)
+    })
+
+    test('nothing of it comes to who has paused, and all of it afterwards', async () => {
+      const { a, b, at } = await slow()
+      const { onMessage } = at
+      at.onMessage = (message) => {
+        onMessage!(message)
+        if (at.messages.length === 4) b.pause()
+      }
+      for (const message of MANY) a.send([message])
+      await at.count(4)
+      await turns(20)
+      expect(at.messages.length).toBe(4)
+      b.resume()
+      await at.count(MANY.length)
+      expectSame(at.messages, MANY)
+    })
+
+    test('nothing of it comes to who has gone', async () => {
+      const { a, b, at } = await slow()
+      for (const message of MANY) a.send([message])
+      await at.count(4)
+      const got = at.messages.length
+      b.destroy()
+      expect(await at.end()).toBe('in order')
+      await turns(20)
+      expect([at.messages.length, at.lateCalls]).toEqual([got, 0])
+    })
+  })
 })

@@ -24,7 +24,7 @@ export class SocketPipe implements Pipe {
   #blocked = false
   #paused = false
   /** What came and is not read; the socket is paused while that waits for its turn. */
-  #chunk: Buffer | undefined
+  #chunk: Uint8Array | undefined
   #waits = false
   readonly #reader: Reader
 
@@ -49,8 +49,8 @@ export class SocketPipe implements Pipe {
     socket.on('error', onError)
     socket.on('close', () => {
       this.#closed = true
-      this.#read()
-      this.#handler?.close(this.#error)
+      // What waits comes first.
+      if (!this.#waits) this.#handler?.close(this.#error)
     })
   }
 
@@ -62,7 +62,7 @@ export class SocketPipe implements Pipe {
     const first = this.#handler === undefined
     this.#handler = handler
     if (this.#closed) {
-      queueMicrotask(() => handler.close(this.#error))
+      if (!this.#waits) queueMicrotask(() => handler.close(this.#error))
       return
     }
     if (first) {
@@ -101,15 +101,24 @@ export class SocketPipe implements Pipe {
     }
   }
 
-  /** Its turn has come, or nothing more will. */
+  /** Its turn has come. */
   #read(): void {
     const chunk = this.#chunk
     if (chunk === undefined) return
-    this.#chunk = undefined
     const waited = this.#waits
+    this.#chunk = undefined
     this.#waits = false
     this.#handler!.data(chunk)
-    if (waited && !this.#paused && !this.#closed) this.#socket.resume()
+    if (this.#waits || !waited) return
+    if (this.#closed) this.#handler!.close(this.#error)
+    else if (!this.#paused) this.#socket.resume()
+  }
+
+  takeBack(rest: Uint8Array): void {
+    this.#chunk = rest
+    this.#waits = true
+    this.#socket.pause()
+    turns.wait(this.#reader)
   }
 
   pause(): void {
@@ -128,6 +137,8 @@ export class SocketPipe implements Pipe {
 
   destroy(): void {
     this.#chunk = undefined
+    if (this.#waits && this.#closed) queueMicrotask(() => this.#handler?.close(this.#error))
+    this.#waits = false
     const socket = this.#socket
     // What the kernel still holds would keep the way to that port taken, for minutes when nobody acknowledges it. TLS has no
     // reset; and none while it is being shut down, for then Node would never let the handle go.

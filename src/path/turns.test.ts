@@ -53,6 +53,63 @@ test('after 2 ms of a turn who comes waits, and who brings least, and sets off l
   expect(turns.read(short)).toBe(true)
 })
 
+test('who has more than there is time for stops when its turn is over, and its rest waits like any other', () => {
+  const [turns, read] = [new Turns(), [] as string[]]
+  let left = 6
+  const many: Reader = {
+    get bytes() {
+      return left * 1_000
+    },
+    read: () => {
+      do {
+        read.push(`many ${left--}`)
+        now += 1
+      } while (left > 0 && !turns.over)
+      if (left > 0) turns.wait(many)
+    },
+  }
+  expect(turns.over).toBe(false)
+  expect(turns.read(many)).toBe(true)
+  expect(turns.over).toBe(false)
+  expect(turns.read(reader(read, 'small', 0.1))).toBe(false)
+  expect(read).toEqual(['many 6', 'many 5', 'many 4'])
+  turn()
+  expect(read.slice(3)).toEqual(['small', 'many 3', 'many 2'])
+  turn()
+  expect(read.slice(6)).toEqual(['many 1'])
+  expect(turns.over).toBe(false)
+})
+
+test('what those set off that had to wait is done before the next is read, or in the same turn', async () => {
+  const [turns, done] = [new Turns(), [] as string[]]
+  const asks = (name: string): Reader => ({
+    bytes: 1,
+    read: () => {
+      done.push(name)
+      turns.last(() => done.push(`answer to ${name}`))
+      // A handler may think for some microtasks.
+      void Promise.resolve()
+        .then(() => {})
+        .then(() => turns.last(() => done.push(`late answer to ${name}`)))
+    },
+  })
+  turns.read(reader(done, 'slow', 3))
+  for (const name of ['a', 'b']) expect(turns.read(asks(name))).toBe(false)
+  vi.runOnlyPendingTimers()
+  expect(done).toEqual(['slow', 'a', 'answer to a', 'b', 'answer to b'])
+  await new Promise((resolve) => setTimeout(resolve))
+  expect(done.slice(5)).toEqual(['late answer to a', 'late answer to b'])
+})
+
+test('what is set off while nobody has waited is done when all that came is read', () => {
+  const [turns, done] = [new Turns(), [] as string[]]
+  turns.last(() => done.push('last'))
+  turns.read(reader(done, 'a'))
+  expect(done).toEqual(['a'])
+  turn()
+  expect(done).toEqual(['a', 'last'])
+})
+
 test('who comes behind those that wait, waits as well, and equals are read as they came', () => {
   const [turns, read] = [new Turns(), [] as string[]]
   turns.read(reader(read, 'slow', 3))

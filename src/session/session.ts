@@ -13,7 +13,7 @@
 import { toHex } from '../bytes/index.ts'
 import { abortError, type ErrorCode, isErrorCode, isPeerlineError, PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
-import type { Path, PathKind } from '../path/index.ts'
+import { type Path, type PathKind, turns } from '../path/index.ts'
 import { whenAborted } from '../pause.ts'
 import { Pacer } from './byte-rate.ts'
 import { Datagrams } from './datagrams.ts'
@@ -517,7 +517,7 @@ export class Session extends TypedEventTarget<SessionEvents> {
   #schedulePump(): void {
     if (this.#pumpSet) return
     this.#pumpSet = true
-    setImmediate(() => {
+    turns.last(() => {
       this.#pumpSet = false
       this.#pump()
     })

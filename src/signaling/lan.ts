@@ -8,7 +8,7 @@
  * - Nobody says "not me": silence for 1.5 s is all there is to learn about a peer that is not there, or does not want.
  * - Anyone on the network can send anything. Before any cryptography: only from a subnet of ours, so many offers a second
  *   from one source and from all, so many at once. What looks like an answer is shown to `accept`, and while that says no,
- *   the wait goes on: a forged answer neither ends a dial nor hides the genuine one.
+ *   the wait goes on: a forged answer ends no dial, and fewer than 64 do not hide the genuine one.
  * - The answers given lately are kept (5 s, 1,024 of them), so that an offer that comes twice is opened once.
  *
  * What others on the network learn: that this machine dials somebody now, and how long the offer is. Neither who nor
