@@ -121,7 +121,7 @@ export async function ready(peer: Peer, options: PeerOption & AskOption, { signa
       'peerline: nobody finds this machine in the DHT: give --dht-addresses, or --rendezvous or --ledger to be told there',
     )
   }
-  out.event({ event: 'ready', peerId: peer.id })
+  out.event({ event: 'ready', peerId: peer.id, addresses: peer.addresses })
   out.say(`this is ${peer.id}`)
   for (const address of peer.addresses) out.say(`listening on ${address}`)
   if (options.ask !== true && !letsSomebodyIn(peer.firewall)) {

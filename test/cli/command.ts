@@ -4,7 +4,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import path from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { onTestFinished } from 'vitest'
+import { expect, onTestFinished } from 'vitest'
 import { temporaryDirectory } from '../../src/temporary.compliance.ts'
 
 const MAIN = fileURLToPath(new URL('../../dist/cli/main.js', import.meta.url))
@@ -107,6 +107,13 @@ export class Running {
   }
 }
 
+/** What a command says that waits for others. */
+interface Ready {
+  readonly peerId: string
+  /** Where it listens, `host:port`. */
+  readonly addresses: readonly string[]
+}
+
 /** A place where commands run: a home, and the server they know. */
 export class World {
   readonly home: string
@@ -173,9 +180,10 @@ export class World {
   }
 
   /** Starts a command that waits for others, and waits until it is ready. */
-  async ready(who: string, args: readonly string[]): Promise<Running & { peerId: string }> {
+  async ready(who: string, args: readonly string[]): Promise<Running & Ready> {
     const running = this.start(who, [...args, '--json'])
-    const { peerId } = (await running.event(({ event }) => event === 'ready')) as { peerId: string }
-    return Object.assign(running, { peerId })
+    const { peerId, addresses } = (await running.event(({ event }) => event === 'ready')) as unknown as Ready
+    for (const address of addresses) expect(address).toMatch(/^.+:\d+$/)
+    return Object.assign(running, { peerId, addresses })
   }
 }

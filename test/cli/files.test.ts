@@ -31,7 +31,7 @@ describe('send and receive', () => {
     const notable = receive.events.filter(({ event }) => event !== 'progress')
     const path = world.file('in/box/report.bin')
     expect(notable).toEqual([
-      { event: 'ready', peerId: receive.peerId },
+      { event: 'ready', peerId: receive.peerId, addresses: receive.addresses },
       { event: 'receiving', from, name: 'report.bin', bytes: bytes.length, resumedFrom: 0 },
       { event: 'received', from, name: 'report.bin', path, bytes: bytes.length, sha256: sha256(bytes) },
       { event: 'receiving', from, name: 'empty', bytes: 0, resumedFrom: 0 },

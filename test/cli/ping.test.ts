@@ -42,7 +42,7 @@ describe('up and ping', () => {
     const peer = await world.id('a')
     await up.event(({ event }) => event === 'closed')
     expect(up.events).toEqual([
-      { event: 'ready', peerId: up.peerId },
+      { event: 'ready', peerId: up.peerId, addresses: up.addresses },
       { event: 'session', peer, path },
       { event: 'closed', peer, reason: 'closed' },
     ])
