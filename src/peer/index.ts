@@ -1,6 +1,7 @@
 export type { Delivery } from './exchanges.ts'
 export type { HandleOptions, StreamContext, StreamHandler } from './handlers.ts'
-export type { LedgerSettings, LedgerStatus } from './ledgers.ts'
+export type { LedgerSettings } from './ledger-link.ts'
+export type { LedgerStatus } from './ledgers.ts'
 export { CONNECTIONS_PER_SOURCE, Listener, listenOn } from './listener.ts'
 export { Memory, type MemoryEvents } from './memory.ts'
 export type { ConnectOptions, PeerLimits, PeerOptions, PeerRequestOptions, SettingsHandler } from './options.ts'

@@ -4,7 +4,9 @@ import { PeerlineError } from '../errors.ts'
 import { Identity, type PeerId } from '../identity/index.ts'
 import type { Ledger } from '../ledger/index.ts'
 import { MemoryLedger } from '../ledger/memory-ledger.compliance.ts'
-import { KeptLedgers, type LedgerSettings, Ledgers, type LedgersHost } from './ledgers.ts'
+import { KeptLedgers } from './kept-ledgers.ts'
+import type { LedgerSettings, LedgersHost } from './ledger-link.ts'
+import { Ledgers } from './ledgers.ts'
 
 const open: Ledgers[] = []
 

@@ -14,7 +14,7 @@ import type { PeerExchangeOptions, RequestOptions } from '../protocol/index.ts'
 import type { PathTiming, SessionRate } from '../session/index.ts'
 import type { Signaling } from '../signaling/index.ts'
 import type { Setting, TaskOrigin, TaskQueueOptions } from '../tasks/index.ts'
-import type { LedgerSettings } from './ledgers.ts'
+import type { LedgerSettings } from './ledger-link.ts'
 import type { ChosenRelay } from './relays.ts'
 import type { BootstrapSettings } from './standing.ts'
 
