@@ -28,8 +28,8 @@ export function untilAborted<T>(promise: Promise<T>, signal: AbortSignal, what: 
 }
 
 /**
- * Has `listener` called when the signal fires, if there is one; not when it has fired already. Others may wait for the same in any number, which is no
- * leak, and no cause for a warning on somebody's terminal: a caller has one signal for all that it does at once.
+ * Has `listener` called when the signal fires, if there is one; not when it has fired already. Others may wait for the same in
+ * any number, which is no leak, and no cause for a warning on somebody's terminal: a caller has one signal for all that it does.
  */
 export function whenAborted(signal: AbortSignal | undefined, listener: (event: Event) => void): void {
   if (signal === undefined) return
@@ -54,13 +54,12 @@ export async function within<T>(
   signals: readonly AbortSignal[],
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  const over = new AbortController()
-  const timer = setTimeout(() => over.abort(late), ms)
+  const overdue = new AbortController()
+  const timer = setTimeout(() => overdue.abort(late), ms)
   try {
-    return await work(firstOf(...signals, over.signal))
+    return await under([...signals, overdue.signal], work)
   } finally {
     clearTimeout(timer)
-    over.abort()
   }
 }
 

@@ -80,6 +80,7 @@ test('when none succeeds, every failure is told, and which was the last', async 
   a.fail('a')
   const error = await made
   expect(error).toBeInstanceOf(NoneSucceeded)
+  expect(error.cutShort).toBe(false)
   expect([[...error.failures], error.last]).toEqual([
     [
       [b, 'b'],
@@ -93,7 +94,9 @@ test('a final failure ends it', async () => {
   const [a, b, c] = [new Way(), new Way(), new Way()]
   const made = staggered([tier(a, b), tier(c)], { run, signal, final: (error) => error === 'no' }).catch((e) => e)
   b.fail('no')
-  expect([...(await made).failures]).toEqual([[b, 'no']])
+  const { failures, cutShort } = await made
+  expect([...failures]).toEqual([[b, 'no']])
+  expect(cutShort).toBe(true)
 })
 
 test('the signal ends it, and nothing is begun after it', async () => {
@@ -101,5 +104,5 @@ test('the signal ends it, and nothing is begun after it', async () => {
   const stop = new AbortController()
   const made = staggered([tier(a), tier(b)], { run, signal: stop.signal }).catch((e) => e)
   stop.abort('enough')
-  expect((await made).last).toBe('enough')
+  expect(await made).toMatchObject({ last: 'enough', cutShort: true })
 })

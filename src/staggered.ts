@@ -5,6 +5,9 @@
  */
 import { firstOf } from './pause.ts'
 
+/** ms between the starts of dials to several addresses, best first: RFC 8305 section 5 allows 100 to 2000. */
+export const STAGGER_MS = 100
+
 export interface Tier<W> {
   /** Begun together. */
   readonly ways: readonly W[]
@@ -27,11 +30,14 @@ export class NoneSucceeded<W> extends Error {
   readonly failures: ReadonlyMap<W, unknown>
   /** The failure that ended it. */
   readonly last: unknown
+  /** That failure was final, or the signal fired: others might have succeeded. */
+  readonly cutShort: boolean
 
-  constructor(failures: ReadonlyMap<W, unknown>, last: unknown) {
+  constructor(failures: ReadonlyMap<W, unknown>, last: unknown, cutShort: boolean) {
     super('none succeeded', { cause: last })
     this.failures = failures
     this.last = last
+    this.cutShort = cutShort
   }
 }
 
@@ -69,8 +75,9 @@ export function staggered<W, T>(tiers: readonly Tier<W>[], options: StaggerOptio
       if (over) return
       failures.set(way, error)
       running--
-      const last = signal.aborted || final?.(error, way) || (running === 0 && next === tiers.length)
-      if (last) end(() => reject(new NoneSucceeded(failures, error)))
+      const cutShort = signal.aborted || (final?.(error, way) ?? false)
+      const all = running === 0 && next === tiers.length
+      if (cutShort || all) end(() => reject(new NoneSucceeded(failures, error, cutShort)))
       else if (running === 0) begin()
     }
     begin()

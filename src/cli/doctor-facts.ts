@@ -6,7 +6,7 @@
  *
  * Nothing here fails because something does not work: that is what is to be found out.
  */
-import type { parseServerUrl } from '../connect/index.ts'
+import type { PinnedServerUrl } from '../connect/index.ts'
 import { formatHostPort, type LocalAddress, localAddresses } from '../network/address.ts'
 import { type DiagnosisStep, diagnoseNat } from '../network/nat-diagnosis.ts'
 import { resolveReflectors } from '../network/nat-reflectors.ts'
@@ -33,7 +33,7 @@ export interface DoctorFacts {
 export type Step = DiagnosisStep | 'rendezvous' | 'router' | 'lan'
 
 export interface ExamineOptions {
-  readonly rendezvous: readonly ReturnType<typeof parseServerUrl>[]
+  readonly rendezvous: readonly PinnedServerUrl[]
   /** Besides those of the rendezvous, `host:port`. */
   readonly reflectors: readonly string[]
   /** How long to wait for a mapping to go, ms; 0: do not. */

@@ -4,7 +4,7 @@
  *     open pipe ── handshake ── register, reserve at the relay ── goodbye
  */
 import { dialOverPath } from '../connect/direct.ts'
-import { type parseServerUrl, Reservation } from '../connect/index.ts'
+import { type PinnedServerUrl, Reservation } from '../connect/index.ts'
 import { dialServer } from '../connect/url.ts'
 import { asPeerlineError, type ErrorCode } from '../errors.ts'
 import { Identity } from '../identity/index.ts'
@@ -41,7 +41,7 @@ export type ServerFacts =
   | { readonly url: string; readonly reached: false; readonly code: ErrorCode; readonly message: string }
 
 /** Dials a rendezvous, registers, and leaves. @throws PeerlineError what the signal says */
-export async function examineServer(url: ReturnType<typeof parseServerUrl>, signal: AbortSignal): Promise<ServerFacts> {
+export async function examineServer(url: PinnedServerUrl, signal: AbortSignal): Promise<ServerFacts> {
   const limited = AbortSignal.any([signal, AbortSignal.timeout(SERVER_MS)])
   const started = performance.now()
   let session: Session | undefined

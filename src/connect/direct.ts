@@ -16,7 +16,7 @@ import { encodeBody } from './candidate.ts'
 import { type Claim, type Counted, held } from './counted.ts'
 import { firstMessage } from './first-message.ts'
 import { PATH_ATTEMPT_MS, raceTcp } from './race.ts'
-import { dialServer, type ServerUrl } from './url.ts'
+import { dialServer, type PinnedServerUrl } from './url.ts'
 
 const EMPTY = new Uint8Array(0)
 
@@ -95,7 +95,7 @@ export class DirectDialer {
    * @throws PeerlineError `ERR_PEERLINE_DENIED` when its address is shut out; as `dialServer`, and of the handshake
    */
   async server(
-    url: ServerUrl & { readonly peer: PeerId },
+    url: PinnedServerUrl,
     { signal, localPort }: { signal: AbortSignal; localPort?: number | undefined },
   ): Promise<Session> {
     const { mayUse } = this.#options

@@ -5,13 +5,10 @@
 import type { Socket } from 'node:net'
 import { connectTcp, type FramedPath, tcpPath } from '../path/index.ts'
 import { under } from '../pause.ts'
-import { type NoneSucceeded, staggered } from '../staggered.ts'
+import { type NoneSucceeded, STAGGER_MS, staggered } from '../staggered.ts'
 
 /** ms for one path to be opened: a TCP connection that has sent its SYN three times will hardly come. */
 export const PATH_ATTEMPT_MS = 8_000
-
-/** ms between the starts of attempts, best first: RFC 8305 section 5 allows 100 to 2000. */
-const STAGGER_MS = 100
 
 interface Address {
   readonly host: string

@@ -19,6 +19,9 @@ export interface ServerUrl {
   readonly port: number
 }
 
+/** With the peer that must answer there. */
+export type PinnedServerUrl = ServerUrl & { readonly peer: PeerId }
+
 /** Characters of the longest URL taken. */
 export const MAX_URL_LENGTH = 300
 
@@ -43,7 +46,7 @@ export function parseServerAddress(text: string): ServerUrl {
  * Reads a URL with the peer id that must answer there.
  * @throws PeerlineError `ERR_PEERLINE_INVALID`
  */
-export function parseServerUrl(text: string): ServerUrl & { readonly peer: PeerId } {
+export function parseServerUrl(text: string): PinnedServerUrl {
   const fragment = text.split('#')[1]
   const url = parseServerAddress(text)
   if (fragment === undefined || fragment === '') {

@@ -182,6 +182,9 @@ describe('the address book', () => {
     expect(book.hasMet(PEERS[2]!)).toBe(false)
     book.connected(BOB, { direction: 'in' })
     expect([book.hasMet(PEERS[2]!), book.hasMet(BOB)]).toEqual([true, false])
+    book.connected(PEERS[3]!, { direction: 'out', address: '192.0.2.1:2' })
+    expect(book.met(PEERS[2]!)).toEqual([PEERS[3], BOB])
+    expect(book.met(PEERS[3]!)).toEqual([BOB])
   })
 
   test('tells what changes, and nothing when nothing does', () => {

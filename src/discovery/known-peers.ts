@@ -103,10 +103,19 @@ export class KnownPeers extends TypedEventTarget<KnownPeersEvents> {
 
   /** Somebody was met, other than `except`, and may be where that was. */
   hasMet(except: PeerId): boolean {
-    for (const { id, lastMet, addresses } of this.#book.entries.values()) {
-      if (lastMet !== undefined && id !== except && addresses.all.length > 0) return true
-    }
+    for (const _ of this.#met(except)) return true
     return false
+  }
+
+  /** All of those, the one met last first. */
+  met(except: PeerId): PeerId[] {
+    return [...this.#met(except)].sort((a, b) => b.lastMet! - a.lastMet!).map(({ id }) => id)
+  }
+
+  *#met(except: PeerId): Generator<Entry, void, undefined> {
+    for (const entry of this.#book.entries.values()) {
+      if (entry.lastMet !== undefined && entry.id !== except && entry.addresses.all.length > 0) yield entry
+    }
   }
 
   /** Where to dial a peer (`host:port`), in this order; nothing when it is not known. */

@@ -2,7 +2,7 @@
  * How a peer finds others, and is found: its media, the relays where it may be met, the DHT, and the order in which all of
  * that is tried when it dials.
  */
-import { type Candidate, type Connector, mayDial, under } from '../connect/index.ts'
+import { type Candidate, type Connector, mayDial, type PinnedServerUrl, under } from '../connect/index.ts'
 import type { LanNeighbour } from '../discovery/index.ts'
 import type { Identity, PeerId, RecordContent } from '../identity/index.ts'
 import { formatHostPort } from '../network/address.ts'
@@ -13,7 +13,7 @@ import type { Gate } from './gate.ts'
 import type { Handlers } from './handlers.ts'
 import { dialable } from './hearsay.ts'
 import type { KeptLedgers } from './kept-ledgers.ts'
-import { lanModeOf, Media, type MediaHost, type ServerAddress } from './media.ts'
+import { lanModeOf, Media, type MediaHost } from './media.ts'
 import type { Memory } from './memory.ts'
 import type { PeerOptions } from './options.ts'
 import { Relays } from './relays.ts'
@@ -35,7 +35,7 @@ export interface FindingHost {
   readonly gate: Gate
   readonly handlers: Handlers
   /** Our rendezvous, and their URLs. */
-  readonly urls: readonly ServerAddress[]
+  readonly urls: readonly PinnedServerUrl[]
   readonly named: readonly string[]
   readonly dialServer: MediaHost['dialServer']
   /** Where we listen, `host:port`, and the ways to us that others may be told of. */

@@ -46,10 +46,9 @@ export async function tryAll<T>(resorts: readonly Resort<T>[], signal: AbortSign
       signal,
     })
   } catch (error) {
-    const { failures, last } = error as NoneSucceeded<Resort<T>>
+    const { failures, last, cutShort } = error as NoneSucceeded<Resort<T>>
+    if (cutShort) throw last
     const most = resorts.find(({ telling }) => telling) ?? resorts[0]!
-    const isEnd = [...failures].some(([resort, failure]) => final(failure, resort))
-    if (signal.aborted || isEnd) throw last
     throw together(
       failures.get(most),
       resorts.map((one) => failures.get(one)),

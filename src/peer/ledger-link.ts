@@ -5,7 +5,7 @@
  *        \--it fails, or takes OPEN_MS-----------^
  */
 import { fromHex, toHex } from '../bytes/index.ts'
-import { firstOf, type parseServerUrl, pause, untilAborted } from '../connect/index.ts'
+import { firstOf, type PinnedServerUrl, pause, untilAborted } from '../connect/index.ts'
 import type { KnownPeers } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
@@ -42,8 +42,6 @@ const LOOK_UP_MS = 2_000
 const MIN_HEARTBEAT_MS = 10_000
 const MAX_HEARTBEAT_MS = 57_600_000
 
-type ServerUrl = ReturnType<typeof parseServerUrl>
-
 /** A ledger, and how it is used. */
 export interface LedgerSettings {
   /** The ledger, which is closed with the peer; or the URL of a server that offers one: `ws://host:port#<peer id>`. */
@@ -66,8 +64,8 @@ export interface LedgersHost {
   readonly listed: boolean
   readonly onOffer: OfferHandler
   /** Dials a server that offers a ledger. */
-  readonly dial: (url: ServerUrl, signal: AbortSignal) => Promise<Session>
-  readonly parse: (url: string) => ServerUrl
+  readonly dial: (url: PinnedServerUrl, signal: AbortSignal) => Promise<Session>
+  readonly parse: (url: string) => PinnedServerUrl
   /** URLs where we may be found, which the registry tells. */
   readonly rendezvous: readonly string[]
   readonly kept: KeptLedgers
@@ -86,7 +84,7 @@ export interface LedgerLinkHost extends LedgersHost {
 export class LedgerLink {
   readonly #settings: LedgerSettings
   readonly #host: LedgerLinkHost
-  readonly #url: ServerUrl | undefined
+  readonly #url: PinnedServerUrl | undefined
   readonly #schedule = new RetrySchedule()
   /** Settles with the first try. */
   readonly tried: Promise<void>
@@ -157,7 +155,7 @@ export class LedgerLink {
   /** @param lost is aborted, with why, when nothing can be heard there any more */
   async #open(signal: AbortSignal, lost: AbortController): Promise<void> {
     const { identity, listed, onOffer, kept, onError } = this.#host
-    const { registry, heartbeatMs, answersPerMinute } = this.#settings
+    const { registry, answersPerMinute } = this.#settings
     const before = kept.all.get(this.#key)
     if (this.#url !== undefined) {
       this.#ledger = await RemoteLedger.open({
@@ -177,7 +175,7 @@ export class LedgerLink {
       topicsOf: (peer, how) => this.#topicsOf(peer, how.signal),
       onError: failing,
       onDeaf: (error) => lost.abort(error),
-      ...(heartbeatMs === undefined ? {} : { heartbeatMs }),
+      heartbeatMs: this.#heartbeatMs,
       ...(answersPerMinute === undefined ? {} : { answersPerMinute }),
     })
     this.signaling.liveness.addEventListener('change', ({ detail }) => this.#host.onLiveness(this.name, detail))
@@ -219,7 +217,7 @@ export class LedgerLink {
   }
 
   /** One session serves all that is asked of a server's ledger, as long as it stands. */
-  #dial(url: ServerUrl): Promise<Session> {
+  #dial(url: PinnedServerUrl): Promise<Session> {
     if (this.#session !== undefined) return this.#session
     const dialling = this.#host.dial(url, this.#host.closing)
     this.#session = dialling

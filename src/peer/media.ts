@@ -2,7 +2,7 @@
  * The media by which a peer finds others, and is found: its rendezvous, the local network, mutual peers, ledgers. Each is used as
  * long as it works; none is needed.
  */
-import { type Connector, parseServerUrl } from '../connect/index.ts'
+import { type Connector, type PinnedServerUrl, parseServerUrl } from '../connect/index.ts'
 import { type KnownPeers, LanDiscovery, type LanMode, type LanNeighbour } from '../discovery/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { Identity, PeerId } from '../identity/index.ts'
@@ -21,8 +21,6 @@ const INTRODUCTION_DELAY_MS = 500
 /** Peers of the address book that are sought to introduce us, and ms for that: a slow dial each, side by side. */
 const MAX_SOUGHT = 8
 const SEEK_MS = 4_000
-
-export type ServerAddress = ReturnType<typeof parseServerUrl>
 
 /** Dials a peer where it was. */
 type Dial = (id: PeerId, signal: AbortSignal) => Promise<Session>
@@ -48,7 +46,7 @@ export interface MediaHost {
   readonly onNeighbour: (found: LanNeighbour) => void
   /** Dials one of our rendezvous. */
   readonly dialServer: (
-    url: ServerAddress,
+    url: PinnedServerUrl,
     signal: AbortSignal,
   ) => Promise<{ session: Session; localPort: number | undefined }>
 }
@@ -131,7 +129,7 @@ export class Media {
   }
 
   /** Begins to register at the rendezvous, and to open the ledgers. */
-  register(urls: readonly ServerAddress[]): void {
+  register(urls: readonly PinnedServerUrl[]): void {
     this.ledgers.open()
     const { connector, dialServer } = this.#host
     this.links.open(
@@ -167,12 +165,9 @@ export class Media {
     if (!known.hasMet(to)) return undefined
     return async (signal) => {
       const limited = AbortSignal.any([signal, AbortSignal.timeout(SEEK_MS)])
-      const met = known
-        .list()
-        .filter(({ id, lastMet, addresses }) => id !== to && lastMet !== undefined && addresses.length > 0)
-        .sort((a, b) => b.lastMet! - a.lastMet!)
-      const away = met.slice(0, MAX_SOUGHT).filter(({ id }) => this.#host.connector.find(id) === undefined)
-      await Promise.allSettled(away.map(({ id }) => dial(id, limited)))
+      const sought = known.met(to).slice(0, MAX_SOUGHT)
+      const away = sought.filter((id) => this.#host.connector.find(id) === undefined)
+      await Promise.allSettled(away.map((id) => dial(id, limited)))
       if (this.#introductions.introducers > 0) return this.#introductions
       const why = 'no other peer that we have met is where it was'
       throw new PeerlineError('ERR_PEERLINE_OFFLINE', `${to} is not to be reached by introduction: ${why}`)

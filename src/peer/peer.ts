@@ -1,7 +1,15 @@
 /**
  * The peer: one identity, its sessions, and what it answers to. The facade that wires the rooms below.
  */
-import { type Candidate, Connector, type Leave, parseServerUrl, untilAborted, type Via } from '../connect/index.ts'
+import {
+  type Candidate,
+  Connector,
+  type Leave,
+  type PinnedServerUrl,
+  parseServerUrl,
+  untilAborted,
+  type Via,
+} from '../connect/index.ts'
 import type { Damage, KnownPeers, LanNeighbour } from '../discovery/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import { Identity, type PeerId, type PeerRecord, parsePeerId } from '../identity/index.ts'
@@ -119,7 +127,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
     standing: Standing,
     kept: KeptLedgers,
     options: PeerOptions,
-    urls: readonly ReturnType<typeof parseServerUrl>[],
+    urls: readonly PinnedServerUrl[],
   ) {
     super()
     this.identity = identity
@@ -432,10 +440,7 @@ export class Peer extends TypedEventTarget<PeerEvents> {
   }
 
   /** Dials a server from the port whose mapping it is to tell us, or another one if that is in use. */
-  async #dialServer(
-    url: ReturnType<typeof parseServerUrl>,
-    signal: AbortSignal,
-  ): Promise<{ session: Session; localPort: number }> {
+  async #dialServer(url: PinnedServerUrl, signal: AbortSignal): Promise<{ session: Session; localPort: number }> {
     if (this.bans.isBanned(url.peer)) {
       const recover = 'Lift the ban, or use another rendezvous.'
       throw new PeerlineError('ERR_PEERLINE_DENIED', `this peer has banned its rendezvous ${url.peer}`, { recover })

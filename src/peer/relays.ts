@@ -1,7 +1,7 @@
 /**
  * The relays of a peer: those of its rendezvous, and those that were chosen for a dial.
  */
-import { parseServerAddress, parseServerUrl, Reservation } from '../connect/index.ts'
+import { type PinnedServerUrl, parseServerAddress, parseServerUrl, Reservation } from '../connect/index.ts'
 import type { Session } from '../session/index.ts'
 import type { RendezvousLink } from './rendezvous-link.ts'
 
@@ -13,7 +13,7 @@ export interface ChosenRelay {
 
 export interface RelaysOptions {
   readonly links: () => readonly RendezvousLink[]
-  readonly dial: (url: ReturnType<typeof parseServerUrl>, signal: AbortSignal) => Promise<Session>
+  readonly dial: (url: PinnedServerUrl, signal: AbortSignal) => Promise<Session>
 }
 
 export class Relays {

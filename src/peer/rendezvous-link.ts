@@ -12,7 +12,7 @@
  *   tried once, at a moment of each peer's own, so that not all come at the same time.
  * - A crowd that lost a server together comes back spread over seconds: see `retry-schedule.ts`.
  */
-import type { parseServerUrl } from '../connect/index.ts'
+import type { PinnedServerUrl } from '../connect/index.ts'
 import { Reservation } from '../connect/index.ts'
 import { asPeerlineError, PeerlineError } from '../errors.ts'
 import type { Session } from '../session/index.ts'
@@ -50,11 +50,11 @@ const MOVE_WITHIN = 0.75
 const RESERVE_AGAIN_MS = 30_000
 
 export interface RendezvousLinkOptions {
-  readonly url: ReturnType<typeof parseServerUrl>
+  readonly url: PinnedServerUrl
   readonly listed: boolean
   /** Dials the server; `localPort`: the port that it left from, when that was ours to choose. */
   readonly dial: (
-    url: ReturnType<typeof parseServerUrl>,
+    url: PinnedServerUrl,
     signal: AbortSignal,
   ) => Promise<{ session: Session; localPort: number | undefined }>
   readonly onOffer: OfferHandler

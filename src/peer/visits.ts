@@ -6,13 +6,20 @@
  * what it was found to be. Nobody is visited in a private network, which a stranger could make us talk to.
  */
 import { isIP } from 'node:net'
-import { type Connector, parseServerUrl, Reservation, under, untilAborted } from '../connect/index.ts'
+import {
+  type Connector,
+  type PinnedServerUrl,
+  parseServerUrl,
+  Reservation,
+  under,
+  untilAborted,
+} from '../connect/index.ts'
 import { PeerlineError } from '../errors.ts'
 import type { PeerId } from '../identity/index.ts'
 import { formatHostPort, scopeOf } from '../network/address.ts'
 import type { Session } from '../session/index.ts'
 import { type ExchangeOptions, Rendezvous, type Signaling } from '../signaling/index.ts'
-import { type NoneSucceeded, staggered } from '../staggered.ts'
+import { type NoneSucceeded, STAGGER_MS, staggered } from '../staggered.ts'
 import { lookUp } from './hearsay.ts'
 
 /** Rendezvous visited for one peer. */
@@ -21,11 +28,6 @@ const MAX_VISITS = 4
 /** ms to get there, and ms that a visit lasts: an offer, its answer, and a second dial of the same peer. */
 const GO_MS = 10_000
 const LINGER_MS = 40_000
-
-/** ms between its addresses of both families, as between any (connect/race.ts). */
-const STAGGER_MS = 100
-
-type ServerUrl = ReturnType<typeof parseServerUrl>
 
 export interface VisitsHost {
   readonly connector: Connector
@@ -73,7 +75,7 @@ export class Visits {
     })
   }
 
-  async #relays(url: ServerUrl, signal: AbortSignal): Promise<readonly Reservation[]> {
+  async #relays(url: PinnedServerUrl, signal: AbortSignal): Promise<readonly Reservation[]> {
     const stay = await this.#stay(url, signal)
     stay.reservation ??= Reservation.reserve(stay.session, url.address, { signal })
     const reservation = await stay.reservation.catch(() => {
@@ -83,7 +85,7 @@ export class Visits {
   }
 
   /** @throws PeerlineError when we may not go there, or it is not reached; what the signal says */
-  #stay(url: ServerUrl, signal: AbortSignal): Promise<Stay> {
+  #stay(url: PinnedServerUrl, signal: AbortSignal): Promise<Stay> {
     let stay = this.#stays.get(url.address)
     if (stay === undefined) {
       const going = this.#go(url)
@@ -97,7 +99,7 @@ export class Visits {
     return untilAborted(stay, signal, `visiting ${url.address}`)
   }
 
-  async #go(url: ServerUrl): Promise<Stay> {
+  async #go(url: PinnedServerUrl): Promise<Stay> {
     const { connector, closing } = this.#host
     return under([closing, AbortSignal.timeout(GO_MS)], async (signal) => {
       const tiers = (await this.#places(url, signal)).map((place) => ({ ways: [place], afterMs: STAGGER_MS }))
@@ -106,7 +108,7 @@ export class Visits {
         run: (place, each) => connector.direct.server(place, { signal: each }),
         late: leave,
         signal,
-      }).catch(({ last }: NoneSucceeded<ServerUrl>) => Promise.reject(last))
+      }).catch(({ last }: NoneSucceeded<PinnedServerUrl>) => Promise.reject(last))
       const timer = setTimeout(() => leave(session), LINGER_MS)
       timer.unref?.()
       session.addEventListener('close', () => clearTimeout(timer))
@@ -126,7 +128,7 @@ export class Visits {
   }
 
   /** Where it is to be dialled. @throws PeerlineError `ERR_PEERLINE_DENIED` for a place that no peer may send us to */
-  async #places(url: ServerUrl, signal: AbortSignal): Promise<ServerUrl[]> {
+  async #places(url: PinnedServerUrl, signal: AbortSignal): Promise<PinnedServerUrl[]> {
     const found = (await lookUp(url.host, url.port, signal)).map(({ host }) => host)
     const allowed = (host: string) => this.#host.mayDial(host) && scopeOf(host) !== 'private'
     if (found.length === 0 || !found.every(allowed)) {
@@ -141,12 +143,12 @@ export class Visits {
 }
 
 /** The same server, by an address of its host. */
-function at(url: ServerUrl, host: string): ServerUrl {
+function at(url: PinnedServerUrl, host: string): PinnedServerUrl {
   const [, path = ''] = /^\w+:\/\/[^/]+(.*)$/.exec(url.address) ?? []
   return { ...url, host, address: `${url.scheme}://${formatHostPort(host, url.port)}${path}` }
 }
 
-function read(text: string): ServerUrl | undefined {
+function read(text: string): PinnedServerUrl | undefined {
   try {
     return parseServerUrl(text)
   } catch {
